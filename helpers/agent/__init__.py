@@ -1,0 +1,13 @@
+"""The Task API agent of lesson L07: one core, and three surfaces over it.
+
+``guardrails``  what a request and a call must keep to
+``memory``      conversations in SQLite, cut to what the model can read
+``models``      who is asked, in which order, and who answered
+``core``        one turn: guard, model, checked tools, an answer that claims only what happened
+``service``     what the surfaces share: tasks, conversations, the outbox, limits, counters
+``cli`` ``rest``  the command line and the web; the third surface is :mod:`helpers.mcp_server`
+``criteria``    the specification as checks, run against any of them, near or far
+``export``      all of it as a folder that runs without a notebook
+
+``python -m helpers.agent --help`` runs it.
+"""

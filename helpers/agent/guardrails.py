@@ -1,0 +1,176 @@
+"""What a request must keep to before a model reads it, and a call before it is carried out.
+
+Plain functions, no model: what they let through does not depend on how convincing a text is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from helpers.dates import parse_due
+from helpers.mcp_server import MAX_REQUEST, _telling, numbers
+from helpers.resilience import plain_rule, said_title
+from helpers.tasks import TaskError
+from helpers.validators import asked_for_delete, clear_date, known_id
+
+if TYPE_CHECKING:
+    from helpers.tasks import TaskStore
+    from helpers.validators import Check, ToolCall
+
+MAX_TOKENS = 300  # of one request, as :func:`tokens` counts
+
+# --- the request -----------------------------------------------------------------------------
+
+# Marks of a prompt's own format: in a person's text they would begin a message of somebody else.
+MARKS = re.compile(
+    r"<\|[^|>]{0,40}\|>|</?tool_call>|^\s*(?:system|assistant|tool)\s*:", re.I | re.M
+)
+ORDERS = re.compile(
+    r"\b(?:ignore|disregard|forget|override|bypass)\b[^.\n]{0,40}?"
+    r"\b(?:instructions?|prompts?|rules?|guard\s?rails?|polic(?:y|ies)|restrictions?)\b"
+    r"|\b(?:reveal|print|show|repeat|output)\b[^.\n]{0,30}\b(?:system|hidden|initial) prompt\b"
+    r"|\byou are (?:now|no longer)\b[^.\n]{0,40}\b(?:ai|assistant|mode|model|dan|admin|root)\b"
+    r"|\b(?:developer|jailbreak|god) mode\b",
+    re.I,
+)
+
+
+def input_problem(text: str) -> str:
+    """Why a request is not passed on; empty when it is.
+
+    Args:
+        text: What the person said.
+    """
+    if not text.strip():
+        return "Say what is to be done, for example: add a task to call mum tomorrow."
+    if len(text) > MAX_REQUEST or tokens(text) > MAX_TOKENS:
+        return f"That is too long. Say it in {MAX_REQUEST} characters, one thing at a time."
+    if MARKS.search(text) or ORDERS.search(text):
+        return "That reads like an instruction to the program, not like a task. Nothing was done."
+    return ""
+
+
+def tokens(text: str) -> int:
+    """About how many tokens a text has, rather too many than too few.
+
+    The model's tokens hold two to four letters of English, but only one byte of what it has
+    rarely read.
+    """
+    rare = sum(len(c.encode()) for c in text if ord(c) > 127)
+    return rare + (len(text) * 2 + 4) // 5
+
+
+def harmless(text: str) -> str:
+    """A text from a task, without what would begin a message of its own in the prompt."""
+    return MARKS.sub(lambda mark: mark[0].replace("<", "(").replace(":", ";"), text)
+
+
+# --- the call --------------------------------------------------------------------------------
+
+_NAMED = re.compile(r"(?:\btasks?\b|\bnumber\b|\bno\.|#)\s*#?(\d{1,9})\b", re.I)
+_POINTING = re.compile(r"\b(it|its|that|this|them|those|these|they|both|all)\b", re.I)
+_AGAIN = re.compile(r"\b(same|also|again|too|another|as well|likewise)\b", re.I)
+
+
+def call_checks(text: str, heard: Sequence[Mapping[str, Any]], store: TaskStore) -> list[Check]:
+    """The checks of meaning for the calls of one turn.
+
+    Args:
+        text: What the person said in this turn.
+        heard: The conversation that the model was sent before it, as messages.
+        store: The tasks.
+    """
+    said = [{"role": "user", "content": text}]
+    title = text
+    if _AGAIN.search(text):  # "and the same for dad": the title's words were said before
+        title = " ".join([*(m["content"] for m in heard if m["role"] == "user"), text])
+    return [
+        plain_meaning(text),
+        known_id(store.get, TaskError),
+        named_task(text, heard, store.list()["tasks"]),
+        asked_for_delete(said),
+        clear_date(parse_due, store.clock),
+        said_title(title),
+    ]
+
+
+def plain_meaning(text: str) -> Check:
+    """A check that a request with one meaning gets that one: a question changes nothing."""
+    rule = plain_rule(text)
+
+    def check(call: ToolCall) -> str | None:
+        if rule is None or call.name == rule[0]:
+            return None
+        return f"That asks for {rule[0]}, not for {call.name}."
+
+    return check
+
+
+def named_task(
+    text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Mapping[str, Any]]
+) -> Check:
+    """A check that the person meant the task of a call.
+
+    Named by number: then no other. Named by words of its title: then one that has them. Else
+    one of which the conversation has spoken, "make it urgent".
+
+    Args:
+        text: What the person said.
+        heard: The conversation before.
+        tasks: The tasks there are.
+    """
+    by_number = numbers(text)
+    explicit = bool(_NAMED.search(text))
+    telling = _telling(text)
+    by_words = {t["task_id"] for t in tasks if telling & _telling(t["title"])}
+    spoken = spoken_of(heard)
+
+    def check(call: ToolCall) -> str | None:
+        wanted = call.arguments.get("task_id")
+        if wanted is None or wanted in by_number:
+            return None
+        other = f"Nobody spoke of task {wanted}."
+        if explicit or (call.name == "delete_task" and by_number):
+            return other
+        if wanted in by_words:
+            return None
+        if by_words and not _POINTING.search(text):
+            return other
+        return None if wanted in spoken else other
+
+    return check
+
+
+def spoken_of(messages: Iterable[Mapping[str, Any]]) -> set[int]:
+    """The ids in what people said and tools returned; errors do not count."""
+    found: set[int] = set()
+    for message in messages:
+        content = str(message.get("content") or "")
+        if message.get("role") == "user":
+            found |= numbers(content)
+        elif message.get("role") == "tool" and '"error"' not in content:
+            found |= {int(n) for n in re.findall(r'"task_id": ?(\d{1,18})', content)}
+    return found
+
+
+# --- the answer ------------------------------------------------------------------------------
+
+_CLAIM = re.compile(
+    r"\b(created|added|updated|changed|completed|finished|deleted|removed|marked|moved)\b"
+    r"[^.]{0,20}\btask\b|\btask \d+ (?:is|was|has been)\b",
+    re.I,
+)
+
+
+def output_problem(text: str, done: int) -> str:
+    """Why words must not reach the person: they claim what did not happen.
+
+    Args:
+        text: What the model said.
+        done: How many calls were carried out in this turn.
+    """
+    if not done and _CLAIM.search(text):
+        return "The model claimed something that was not done."
+    return ""

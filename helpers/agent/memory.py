@@ -1,0 +1,129 @@
+"""Conversations: kept whole in SQLite, and cut to what the model can read.
+
+The Agents SDK's ``SQLiteSession`` keeps the items. What a model of 1,024 tokens is sent of them
+is another question, which :func:`fit` answers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from helpers.agent.guardrails import harmless, tokens
+
+Item = dict[str, Any]
+
+MOST = 640  # tokens of conversation; 1,024 less the tools, an answer, and a reserve
+TASKS_SHOWN = 8  # of one list
+LONGEST = 300  # characters of an answer
+
+
+def text_of(item: Mapping[str, Any]) -> str:
+    """What an item says: words, a call's arguments, a result."""
+    content = item.get("content", item.get("output", item.get("arguments", "")))
+    if isinstance(content, str):
+        return content
+    return " ".join(str(part.get("text", "")) for part in content or () if isinstance(part, dict))
+
+
+def exchanges(items: Sequence[Item]) -> list[list[Item]]:
+    """Items in groups that each begin with what a person said."""
+    groups: list[list[Item]] = []
+    for item in items:
+        if item.get("role") == "user" or not groups:
+            groups.append([])
+        groups[-1].append(item)
+    return groups
+
+
+def fit(items: Sequence[Item], most: int = MOST) -> list[Item]:
+    """The end of a conversation, as much of it as the model can read.
+
+    Whole exchanges leave from the front: a call without its result, or a result without its
+    call, would be refused by servers. The last exchange always stays. In older ones, calls
+    that failed are left out, and lists are shortened.
+
+    Args:
+        items: The conversation, oldest first.
+        most: Tokens, as :func:`~helpers.agent.guardrails.tokens` counts.
+    """
+    *before, now = exchanges(items) or [[]]
+    kept = [_short(item) for item in now]
+    left = most - cost(kept)
+    for group in reversed(before):
+        group = [_short(item) for item in _without_failures(group)]
+        left -= cost(group)
+        if left < 0:
+            break
+        kept = [*group, *kept]
+    return kept
+
+
+def cost(items: Sequence[Item]) -> int:
+    """About how many tokens items take in the prompt."""
+    return sum(tokens(text_of(item) + str(item.get("name", ""))) + 8 for item in items)
+
+
+def _without_failures(group: Sequence[Item]) -> list[Item]:
+    failed = {
+        item.get("call_id")
+        for item in group
+        if item.get("type") == "function_call_output" and '"error"' in text_of(item)[:12]
+    }
+    kept = [item for item in group if item.get("call_id") is None or item["call_id"] not in failed]
+    # An exchange in which nothing came about: its words would only lead a small model astray.
+    return [] if failed and not any("call_id" in item for item in kept) else kept
+
+
+def _short(item: Item) -> Item:
+    """An item with at most a few tasks of a list, and without fields that say nothing."""
+    if item.get("role") == "assistant" and len(said := text_of(item)) > LONGEST:
+        return {"role": "assistant", "content": said[:LONGEST].rstrip() + "..."}
+    if item.get("type") != "function_call_output":
+        return item
+    try:
+        tasks = json.loads(text_of(item))["tasks"]
+    except (ValueError, KeyError, TypeError):
+        return item
+    shown = [{k: v for k, v in t.items() if v is not None} for t in tasks[:TASKS_SHOWN]]
+    return {**item, "output": json.dumps({"tasks": shown}, ensure_ascii=False)}
+
+
+def clean(item: Item) -> Item:
+    """An item whose texts cannot begin a message of their own in the prompt."""
+    if item.get("type") == "function_call_output":
+        return {**item, "output": harmless(text_of(item))}
+    if item.get("role") == "assistant":
+        return {"role": "assistant", "content": harmless(text_of(item))}
+    return item
+
+
+def as_messages(items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Items as messages with role and content, for checks that read a conversation."""
+    messages = []
+    for item in items:
+        if item.get("type") == "function_call_output":
+            messages.append({"role": "tool", "content": text_of(item)})
+        elif item.get("role"):
+            messages.append({"role": item["role"], "content": text_of(item)})
+    return messages
+
+
+def listing(tasks: Sequence[Mapping[str, Any]]) -> list[Item]:
+    """An exchange in which tasks were listed, so that the model knows their numbers."""
+    said = "; ".join(f"{task['task_id']} {task['title']}" for task in tasks)
+    shown = [{k: v for k, v in task.items() if v is not None} for task in tasks]
+    return [
+        {"role": "user", "content": "list my tasks"},
+        {"type": "function_call", "call_id": "call_list", "name": "list_tasks", "arguments": "{}"},
+        {
+            "type": "function_call_output",
+            "call_id": "call_list",
+            "output": json.dumps({"tasks": shown}, ensure_ascii=False),
+        },
+        {
+            "role": "assistant",
+            "content": f"{len(tasks)} task{'' if len(tasks) == 1 else 's'}: {said}.",
+        },
+    ]

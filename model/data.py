@@ -1,0 +1,1460 @@
+"""Synthetic conversations about tasks: requests, calls, results, answers.
+
+Nothing is downloaded: requests are composed from the phrase files in phrases/ (written for this
+project), titles are varied with the words of Faker and wonderwords (both MIT). The order of things
+in a conversation: a list of offered tools (a `Toolbox`, whose schemas vary), then one to four
+exchanges. An exchange is a request, the calls it asks for (`Action`), their results and a short
+answer; or a request that must be refused. `conversations(seed)` yields the same sequence for the
+same seed, for ever.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PHRASES = HERE / "phrases"
+PRIORITIES = ["low", "medium", "high", "urgent"]
+STATUSES = ["pending", "in_progress", "completed"]
+WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+MONTHS = (
+    "january february march april may june july august september october november december".split()
+)
+VERBS = {"create": "create", "update": "update", "complete": "complete", "list": "list",
+         "delete": "delete"}  # fmt: skip
+
+
+# --- words ------------------------------------------------------------------------------------
+
+
+@cache
+def lines(name: str) -> tuple[str, ...]:
+    """The phrasings in phrases/NAME.txt without comments; sorted, so order in the file is free.
+    A backslash and an n stand for a new line."""
+    text = (PHRASES / f"{name}.txt").read_text(encoding="utf-8")
+    kept = {s for line in text.splitlines() if (s := line.strip()) and s[0] != "#"}
+    return tuple(sorted(s.replace("\\n", "\n") for s in kept))
+
+
+@cache
+def vocabulary() -> dict[str, tuple[str, ...]]:
+    """Word sources for variation: wonderwords' nouns, verbs, adjectives; Faker's names in many
+    languages, companies, cities."""
+    from faker import Faker
+    from wonderwords import RandomWord
+
+    words = RandomWord()
+    found = {
+        "noun": words.filter(include_categories=["noun"]),
+        "verb": words.filter(include_categories=["verb"]),
+        "adj": words.filter(include_categories=["adjective"]),
+    }
+    fakers = []
+    for i, locale in enumerate(["en_GB", "en_US", "de_DE", "fr_FR", "es_ES", "it_IT", "pl_PL",
+                                "en_IN", "nl_NL", "sv_SE", "tr_TR", "pt_BR"]):  # fmt: skip
+        faker = Faker(locale)
+        faker.seed_instance(1000 + i)
+        fakers.append(faker)
+    found["person"] = [f.first_name() for f in fakers for _ in range(250)]
+    found["person"] += [f.last_name() for f in fakers for _ in range(250)]
+    found["company"] = [f.company().split(",")[0] for f in fakers for _ in range(80)]
+    # Faker keeps the Italian cities in a set, whose order differs from process to process.
+    steady = [f for f in fakers if f.locales != ["it_IT"]]
+    found["place"] = [f.city() for f in steady for _ in range(150)]
+    return {key: tuple(sorted(set(value))) for key, value in found.items()}
+
+
+SYLLABLES = (
+    "ba be bi bo bu ca ce ci co cu da de di do du fa fe fi fo fu ga ge go gu ha he hi ho hu ja jo "
+    "ka ke ki ko ku la le li lo lu ma me mi mo mu na ne ni no nu pa pe pi po pu ra re ri ro ru sa "
+    "se si so su ta te ti to tu va ve vi vo wa we wi ya yo za ze zi sh ch th st tr br gr pl sk mp "
+    "nd rk lt rn ss ll ck ing er on el an ea oo ou ai"
+).split()
+
+
+def word(r: random.Random) -> str:
+    """One word of any origin, invented ones and codes among them."""
+    x = r.random()
+    v = vocabulary()
+    if x < 0.55:
+        return r.choice(v["noun"])
+    if x < 0.67:
+        return r.choice(v["adj"])
+    if x < 0.75:
+        return r.choice(v["verb"])
+    if x < 0.85:
+        return r.choice(v["person"])
+    if x < 0.95:
+        return "".join(r.choice(SYLLABLES) for _ in range(r.randint(2, 4)))
+    return code(r)
+
+
+def code(r: random.Random) -> str:
+    """A reference such as PR-1423, v2.1, LH 432, Q3, 4471."""
+    n = r.randint(1, 9999)
+    kind = r.randrange(9)
+    letters = "".join(r.choice("ABCDEFGHIJKLMNOPRSTUVWXYZ") for _ in range(r.randint(1, 4)))
+    return [
+        str(n),
+        f"{letters}-{n}",
+        f"{letters}{r.randint(1, 99)}",
+        f"{letters} {n}",
+        f"v{r.randint(0, 9)}.{r.randint(0, 20)}",
+        f"Q{r.randint(1, 4)}",
+        str(r.randint(2019, 2030)),
+        f"#{n}",
+        f"{letters.lower()}{n}",
+    ][kind]
+
+
+PLAIN = {"person": "persons", "place": "places", "company": "companies", "food": "foods",
+         "noun": "nouns", "adj": "adjs", "subject": "subjects"}  # fmt: skip
+SLOT = re.compile(r"\{(\w+?)(\d*)\}")
+
+
+def fill_words(text: str, r: random.Random) -> str:
+    """Replace {person}, {noun}, {num} … in a title."""
+
+    def one(match: re.Match) -> str:
+        name = match[1]
+        v = vocabulary()
+        if name == "num":
+            return str(r.randint(1, r.choice([9, 99, 999, 9999])))
+        if name in ("code", "product"):
+            return code(r) if name == "code" or r.random() < 0.2 else word(r)
+        if name in v and r.random() < 0.55:
+            return r.choice(v[name])
+        if name in PLAIN:
+            return r.choice(lines(PLAIN[name]))
+        return word(r)
+
+    return SLOT.sub(one, text)
+
+
+def title(r: random.Random, kind: str = "title") -> str:
+    """A task's title: kind 'do' (verb phrase), 'thing' (noun phrase) or 'title' (either)."""
+    x = r.random()
+    if x < 0.05:  # words without sense: copying must not lean on meaning
+        text = " ".join(word(r) for _ in range(r.randint(1, 5)))
+    else:
+        if kind == "title":
+            kind = "do" if r.random() < 0.6 else "thing"
+        text = fill_words(r.choice(lines(kind)), r)
+        if x < 0.28:  # exchange a word or two
+            parts = text.split(" ")
+            for _ in range(r.randint(1, 2)):
+                parts[r.randrange(1 if kind == "do" and len(parts) > 1 else 0, len(parts))] = word(
+                    r
+                )
+            text = " ".join(parts)
+        if x > 0.93:
+            text += r.choice([" and ", " & ", " + ", " / ", " with ", " for ", " at ", " - ", ", "])
+            text += fill_words(r.choice(lines("thing")), r) if r.random() < 0.5 else word(r)
+    text = text.replace('"', "").replace("\\", "").strip(" .,;:!?")
+    y = r.random()
+    if y < 0.45:
+        text = text.lower()
+    elif y < 0.60:
+        text = text[:1].upper() + text[1:]
+    elif y < 0.63:
+        text = text.title()
+    elif y < 0.64:
+        text = text.upper()
+    return text or "milk"
+
+
+def iso(r: random.Random) -> str:
+    return (dt.date(2025, 1, 1) + dt.timedelta(days=r.randrange(1100))).isoformat()
+
+
+def fill_date(text: str, values: dict[str, str]) -> str:
+    return SLOT.sub(lambda m: values.get(m[1], m[0]), text)
+
+
+def date(r: random.Random) -> tuple[str, str]:
+    """(phrase as it stands in a sentence, bare form)."""
+    full, bare = (part.strip() for part in r.choice(lines("dates")).split("|"))
+    day = r.randint(1, 31)
+    suffix = {1: "st", 2: "nd", 3: "rd"}.get(day % 10 if day not in (11, 12, 13) else 0, "th")
+    hour = r.randint(1, 12)
+    weekday, month = r.choice(WEEKDAYS), r.choice(MONTHS)
+    if r.random() < 0.15:
+        weekday = weekday[:3]
+    if r.random() < 0.3:
+        month = month[:3]
+    if r.random() < 0.45:
+        weekday, month = weekday.capitalize(), month.capitalize()
+    values = {
+        "weekday": weekday,
+        "month": month,
+        "day": str(day),
+        "ordinal": f"{day}{suffix}",
+        "n": r.choice([str(r.randint(2, 30)), "two", "three", "four", "a couple of", "ten"]),
+        "year": str(r.randint(2026, 2028)),
+        "iso": iso(r),
+        "hour": r.choice(
+            [f"{hour}", f"{hour}pm", f"{hour}am", f"{hour} pm", f"{hour}:30", f"{hour + 11}:00",
+             "noon", f"{hour} o'clock", f"{hour}.30pm"]
+        ),
+    }  # fmt: skip
+    return fill_date(full, values), fill_date(bare, values)
+
+
+NUMBERS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+           "fifteen sixteen seventeen eighteen nineteen twenty").split()  # fmt: skip
+ID_FORMS = (
+    ["{n}"] * 8 + ["#{n}"] * 5 + ["task {n}"] * 8
+    + ["task #{n}", "number {n}", "no. {n}", "no {n}", "task number {n}", "task no. {n}", "id {n}",
+       "task id {n}", "item {n}", "the task {n}", "Task {n}", "nr {n}", "nr. {n}", "task nr {n}",
+       "ticket {n}", "entry {n}", "todo {n}", "to-do {n}", "#{n}", "the one with id {n}",
+       "TASK {n}", "task-{n}", "T{n}", "task {n}", "tsk {n}", "the task numbered {n}",
+       "number #{n}", "my task {n}", "that task {n}", "job {n}"]
+)  # fmt: skip
+
+
+def number(r: random.Random) -> int:
+    return r.randint(*r.choice([(1, 9), (10, 99), (10, 99), (10, 99), (100, 999), (100, 999),
+                                (1000, 9999), (10000, 99999)]))  # fmt: skip
+
+
+# --- tools ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Action:
+    """A call in canonical form: tool 'create' …, args with canonical keys; ids are what the
+    conversation shows (int, or str under a string-id schema)."""
+
+    tool: str
+    args: dict
+
+
+@dataclass
+class Prop:
+    key: str
+    name: str
+    kind: str = "string"
+    enum: dict[str, str] | None = None  # canonical value -> offered value
+    required: bool = False
+    nullable: bool = False
+
+
+RENAMES = {
+    "due": ["due_date", "deadline", "when", "date", "due_on", "by"],
+    "title": ["name", "summary", "text", "task", "description", "content"],
+    "task_id": ["id", "taskId", "task", "number", "task_number"],
+    "priority": ["prio", "importance", "level", "urgency"],
+    "status": ["state", "progress", "stage"],
+}
+TOOL_RENAMES = {
+    "create": ["add_task", "new_task", "task_create", "createTask", "add_todo"],
+    "update": ["edit_task", "change_task", "task_update", "modify_task"],
+    "complete": ["finish_task", "mark_done", "task_complete", "close_task", "completeTask"],
+    "list": ["get_tasks", "show_tasks", "task_list", "list_todos", "find_tasks"],
+    "delete": ["remove_task", "task_delete", "drop_task", "deleteTask"],
+}
+FOREIGN = {
+    "get_weather": ["city", "unit"],
+    "send_email": ["to", "subject", "body"],
+    "search_web": ["query"],
+    "play_music": ["artist", "track"],
+    "calculate": ["expression"],
+    "book_flight": ["from", "to", "date"],
+    "translate": ["text", "language"],
+    "create_note": ["text"],
+    "get_stock_price": ["symbol"],
+    "set_alarm": ["time"],
+    "create_event": ["title", "start", "end"],
+    "read_file": ["path"],
+    "list_files": ["folder"],
+    "delete_file": ["path"],
+    "get_user": ["user_id"],
+    "update_profile": ["name", "email"],
+}
+BASE = {
+    "create": ["title", "priority", "due"],
+    "update": ["task_id", "title", "priority", "status", "due"],
+    "complete": ["task_id"],
+    "list": ["status", "priority"],
+    "delete": ["task_id"],
+}
+
+
+class Toolbox:
+    """The tools one conversation offers: names, properties and how values are written."""
+
+    def __init__(self, r: random.Random, need: set[str] | None = None, plain: bool | None = None):
+        self.r = r
+        plain = r.random() < 0.45 if plain is None else plain
+        vary = lambda p: not plain and r.random() < p  # noqa: E731
+        self.strict = vary(0.3)
+        self.string_ids = vary(0.17)
+        self.id_style = r.choice(["TASK-{:04d}", "TASK-{:04d}", "T-{}", "task_{}", "{}", "TSK{:03d}",
+                                  "id-{:05d}"])  # fmt: skip
+        renames = {k: r.choice(v) for k, v in RENAMES.items() if vary(0.22)}
+        if len(set(renames.values())) < len(renames):
+            renames.pop("title", None)
+            renames.pop("due", None)
+        priorities = {p: p for p in PRIORITIES}
+        statuses = {s: s for s in STATUSES}
+        if vary(0.05):
+            priorities["medium"] = "normal"
+        if vary(0.06):
+            statuses = dict(zip(STATUSES, r.choice([("todo", "doing", "done"),
+                ("open", "active", "closed"), ("PENDING", "IN_PROGRESS", "COMPLETED")])))  # fmt: skip
+        free = vary(0.1)  # enums given as free text
+        tools = list(BASE)
+        x = r.random()
+        if x < 0.33:
+            keep = set(r.sample(tools, r.randint(1, 4))) | (need or set())
+            tools = [t for t in tools if t in keep]
+        if vary(0.3):
+            r.shuffle(tools)
+        self.names = {t: r.choice(TOOL_RENAMES[t]) if vary(0.07) else f"{t}_task" + "s" * (t == "list")
+                      for t in tools}  # fmt: skip
+        self.props: dict[str, list[Prop]] = {}
+        shuffled = vary(0.25)
+        default_shown = r.random() < 0.6
+        for tool in tools:
+            keys = list(BASE[tool])
+            if tool in ("create", "update") and vary(0.05):
+                keys.remove("due")
+            if shuffled:
+                r.shuffle(keys)
+            self.props[tool] = []
+            for key in keys:
+                required = key in ("task_id", "title") and (tool != "update" or key == "task_id")
+                p = Prop(key, renames.get(key, key), required=required)
+                if key == "task_id" and not self.string_ids:
+                    p.kind = "integer"
+                if key in ("priority", "status") and not free:
+                    p.enum = priorities if key == "priority" else statuses
+                if self.strict and not required:
+                    p.required = True
+                    # function_tool shows a defaulted priority as required and not nullable.
+                    p.nullable = not (tool == "create" and key == "priority" and default_shown)
+                elif vary(0.1) and not required:
+                    p.nullable = True
+                self.props[tool].append(p)
+        self.values = {"priority": priorities, "status": statuses}
+        self.schemas = [self._schema(t) for t in tools]
+        if vary(0.25):
+            for name in r.sample(sorted(FOREIGN), r.randint(1, 2)):
+                self.schemas.insert(r.randint(0, len(self.schemas)), _foreign(name))
+
+    def _schema(self, tool: str) -> dict:
+        properties = {}
+        for p in self.props[tool]:
+            spec: dict = {"type": p.kind}
+            if p.enum:
+                spec["enum"] = list(p.enum.values())
+            properties[p.name] = {"anyOf": [spec, {"type": "null"}]} if p.nullable else spec
+        return {"type": "function", "function": {"name": self.names[tool], "parameters": {
+            "type": "object", "properties": properties,
+            "required": [p.name for p in self.props[tool] if p.required]}}}  # fmt: skip
+
+    def offers(self, *tools: str) -> bool:
+        return all(t in self.names for t in tools)
+
+    def id(self, n: int) -> int | str:
+        return self.id_style.format(n) if self.string_ids else n
+
+    def arguments(self, action: Action) -> dict:
+        """The arguments as the offered schema writes them, in its order."""
+        out = {}
+        for p in self.props[action.tool]:
+            value = action.args.get(p.key)
+            if value is None:
+                if not (self.strict and p.required):
+                    continue
+                if not p.nullable:
+                    value = "medium"
+            if value is not None and p.key in self.values:
+                value = self.values[p.key].get(value, value)
+            out[p.name] = value
+        return out
+
+    def call(self, action: Action, n: int) -> dict:
+        return {"id": f"call_{n}", "type": "function", "function": {
+            "name": self.names[action.tool],
+            "arguments": json.dumps(self.arguments(action), ensure_ascii=False)}}  # fmt: skip
+
+
+def _foreign(name: str) -> dict:
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object",
+            "properties": {p: {"type": "string"} for p in FOREIGN[name]},
+            "required": FOREIGN[name][:1]}}}  # fmt: skip
+
+
+# --- requests ---------------------------------------------------------------------------------
+
+OPENERS = (
+    "hey|hi|hello|hi there|ok|okay|ok so|so|right|right then|good morning|morning|evening|yo|um|"
+    "alright|well|listen|hey there|hey assistant|hello again|please|pls|quick one|one more thing|"
+    "also|and|oh|oh and|ah|actually|now|next|first|hmm|real quick|quickly|btw|sorry|hi again|"
+    "dear assistant|good afternoon|hey so|just|hey can you|could you please|can you|could you|"
+    "would you|would you please|can u|i'd like you to|i want you to|i need you to|please could you|"
+    "kindly|be a dear and|go ahead and|let's|lets|you can|you may|when you get a chance"
+).split("|")
+CLOSERS = (
+    "thanks|please|thank you|thx|ta|cheers|pls|many thanks|ok?|okay?|thanks!|please!|:)|!|thank you!|"
+    "asap thanks|thanks a lot|thanks in advance|will you?|would you?|for me|for me please|now|"
+    "if you can|if possible|and that's it|that's all|got it?|lol|haha|you're a star|appreciate it|"
+    "kind regards|...|!!|tks|thank u|please and thank you|much appreciated|have a nice day"
+).split("|")
+CLOSERS.remove("asap thanks")
+ASIDES = (
+    "what a day|sorry for the late message|my coffee is cold already|it's been one of those weeks|"
+    "the kids are finally asleep|i just got out of a meeting|hope you're well|i'm on the train|"
+    "typing from my phone|long story|my boss asked|i nearly forgot|before i forget|it's raining again|"
+    "the client called this morning|so much going on|i was talking to sam about it|as discussed|"
+    "don't ask why|you know how it is|we had a good weekend|my memory is terrible|i'm so behind|"
+    "finally some good news|i have five minutes|the office is loud today|as i said yesterday|"
+    "ugh|great news|not my best day|my head is full|just got home|everyone is on holiday"
+).split("|")
+
+
+def context(r: random.Random) -> str:
+    """An irrelevant remark, complete with its words."""
+    if r.random() < 0.3:
+        return r.choice(ASIDES)
+    text = r.choice(lines("contexts"))
+    text = text.replace("{note}", title(r).replace("{", "").replace("}", ""))
+    return fill_words(text, r)
+
+
+def misspell(text: str, r: random.Random) -> str:
+    """One slip of the finger in a word of the frame; slots stay whole."""
+    places = [m for m in re.finditer(r"(?<![{\w])[A-Za-z]{4,}(?![}\w])", text)]
+    if not places:
+        return text
+    m = r.choice(places)
+    w = m[0]
+    i = r.randrange(1, len(w) - 1)
+    w = r.choice([w[:i] + w[i + 1 :], w[:i] + w[i] + w[i:], w[:i] + w[i + 1] + w[i] + w[i + 2 :],
+                  w[:i] + r.choice("abcdefghijklmnoprstuvwy") + w[i + 1 :]])  # fmt: skip
+    return text[: m.start()] + w + text[m.end() :]
+
+
+def dress(frame: str, r: random.Random) -> str:
+    """Vary a phrase frame: case, slips, punctuation, greetings, irrelevant remarks."""
+    if r.random() < 0.12:
+        frame = misspell(frame, r)
+    x = r.random()
+    if x < 0.18:
+        opener = r.choice(OPENERS)
+        lower = frame[:1].lower() + frame[1:] if not frame.startswith("I ") else frame
+        frame = f"{opener}{r.choice([',', '', '', ' -', '!', '...', ','])} {lower}"
+    elif x < 0.26:
+        aside = context(r)
+        frame = f"{aside}{r.choice(['.', ',', '...', ' -', '!', ' so', ';'])} {frame}"
+    x = r.random()
+    if x < 0.13:
+        frame = f"{frame.rstrip(' .')}{r.choice([' ', ', ', '. ', ' '])}{r.choice(CLOSERS)}"
+    elif x < 0.20:
+        frame = f"{frame.rstrip(' .')}{r.choice(['. ', ', ', ' - ', '; ', ', because ', ', since ', '... '])}{context(r)}"
+    elif x < 0.38:
+        frame = frame.rstrip(" .!") + "." if not frame.endswith("?") else frame
+    x = r.random()
+    if x < 0.30:
+        frame = re.sub(r"(?<!\{)\b[A-Z]", lambda m: m[0].lower(), frame)
+    elif x < 0.50:
+        frame = frame[:1].upper() + frame[1:]
+    elif x < 0.56:
+        frame = frame.replace("'", "")
+    elif x < 0.60:
+        frame = re.sub(r"[.,!?](?=\s|$)", "", frame)
+    return frame
+
+
+@cache
+def frames(name: str) -> tuple[tuple[str, str], ...]:
+    """(frame, meaning after =>) pairs of a phrase file."""
+    out = []
+    for line in lines(name):
+        frame, _, meaning = line.partition("=>")
+        out.append((frame.strip(), meaning.strip()))
+    return tuple(out)
+
+
+def parse_meaning(text: str) -> dict[str, str]:
+    return dict(part.split("=", 1) for part in re.split(r"[,;\s]+", text) if "=" in part)
+
+
+def quote(text: str, r: random.Random, p: float = 0.1) -> str:
+    x = r.random()
+    if x < p:
+        return f'"{text}"'
+    if x < 1.6 * p and "'" not in text:
+        return f"'{text}'"
+    if x < 1.8 * p:
+        return f"“{text}”"
+    return text
+
+
+@dataclass
+class Known:
+    """A task of the conversation as its results showed it."""
+
+    n: int
+    title: str
+    priority: str = "medium"
+    status: str = "pending"
+    due: str | None = None
+
+
+@dataclass
+class World:
+    """What earlier turns established."""
+
+    box: Toolbox
+    tasks: list[Known] = field(default_factory=list)
+    listed: list[Known] = field(default_factory=list)  # the last list shown, in its order
+    last: Known | None = None  # what "it" means
+    calls: int = 0
+
+
+class Slots:
+    """Values for the slots of one request, remembered by name so that meanings can use them."""
+
+    def __init__(self, r: random.Random, world: World, refer: bool):
+        self.r, self.world, self.refer = r, world, refer
+        self.values: dict[str, object] = {}
+
+    def text(self, name: str, index: str) -> str:
+        r = self.r
+        key = name + index
+        if name in ("do", "thing", "title"):
+            value = title(r, name)
+            self.values[key] = value
+            return quote(value, r, 0.18 if name == "title" else 0.05)
+        if name in ("due", "date"):
+            full, bare = date(r)
+            self.values[key] = bare
+            return full if name == "due" else bare
+        if name == "prio":
+            self.values[key] = r.choice(PRIORITIES)
+            return str(self.values[key])
+        if name == "id":
+            return self.reference(key)
+        if name == "n":  # a number that nothing is to happen to
+            return r.choice(["{n}", "#{n}", "task {n}", "{n}"]).format(
+                n=self.world.box.id(number(r))
+            )
+        if name == "note":
+            return title(r)
+        return fill_words("{" + name + "}", r)
+
+    def reference(self, key: str) -> str:
+        r, w = self.r, self.world
+        if self.refer and (w.tasks or w.last):
+            text, known = refer(r, w)
+            if known is not None:
+                self.values[key] = w.box.id(known.n)
+                return text
+        n = r.choice(w.tasks).n if w.tasks and r.random() < 0.25 else number(r)
+        shown = w.box.id(n)
+        self.values[key] = shown
+        if isinstance(shown, str) and not shown.isdigit():
+            x = r.random()
+            return shown if x < 0.7 else f"task {shown}" if x < 0.9 else f"#{shown}"
+        if n <= 20 and r.random() < 0.04 and not isinstance(shown, str):
+            return f"task {NUMBERS[n]}"
+        return r.choice(ID_FORMS).format(n=n)
+
+
+# Words of a title that do not name it: small words, and words with a meaning of their own here.
+COMMON = set(
+    "with from that this about into over before after until your their them than then some more "
+    "again back down done finished started cancelled task tasks list urgent high medium normal "
+    "pending progress completed today tomorrow tonight last first second third".split()
+    + WEEKDAYS + MONTHS
+)  # fmt: skip
+
+
+def keyword(known: Known, others: list[Known], r: random.Random, bare: bool = False) -> str | None:
+    """A word of the title that no other title has. With `bare` it will stand without "the … one":
+    then it is not the first of several words, which is often a verb."""
+    parts = known.title.split()
+    words = [w.strip("'\"().,:;!?") for w in (parts[1:] or parts if bare else parts)]
+    taken = " ".join(o.title.lower() for o in others if o is not known)
+    words = [w for w in words if len(w) > 3 and w.lower() not in COMMON and w.lower() not in taken]
+    return r.choice(words) if words else None
+
+
+def distinct(listed: list[Known]) -> list[tuple[str, Known]]:
+    """Words for the tasks of a list that alone have a priority, or alone are in progress."""
+    out = []
+    for known in listed:
+        if sum(k.priority == known.priority for k in listed) == 1:
+            name = known.priority
+            out += [(f"the {name} priority one", known), (f"the one with {name} priority", known)]
+            if name == "urgent":
+                out += [("the urgent one", known), ("the only urgent one", known)]
+        if [k.status for k in listed].count("in_progress") == 1 and known.status == "in_progress":
+            out += [("the one in progress", known), ("the one that is in progress", known)]
+    return out
+
+
+def places(w: World, i: int) -> list[str]:
+    """More ways to point at place `i` of the last list, counted from 0."""
+    count = len(w.listed)
+    n = i + 1
+    suffix = {1: "st", 2: "nd", 3: "rd"}.get(n, "th") if n < 11 else "th"
+    out = [f"the {n}{suffix} one", f"the {n}{suffix} on the list", f"the {n}{suffix} of those"]
+    if all(k.n != n for k in w.tasks):  # else the number would be a task's own
+        out += [f"no {n} on there", f"number {n} on that list", f"the one in position {n}"]
+    if i == 0:
+        out += ["top one", "first one", "the one at the top"]
+    if n == count:
+        out += ["bottom one", "last one", "the one at the bottom", "the last of them"]
+    if n == count - 1 and count > 3:
+        out += ["the second to last one", "the last but one"]
+    if count == 2:
+        out += [["the former", "the first of those two", "the first of the two"],
+                ["the latter", "the second of those two", "the second of the two"]][i]  # fmt: skip
+    if count == 3 and i == 1:
+        out += ["the middle one", "the one in the middle"]
+    return out
+
+
+def refer(r: random.Random, w: World) -> tuple[str, Known | None]:
+    """Words that point at a task of the conversation."""
+    choices = []
+    if w.last is not None:
+        choices += ["it"] * 4
+    if len(w.listed) > 1:
+        choices += ["ordinal"] * 3 + ["property"]
+    if w.tasks:
+        choices += ["keyword"] * 3 + ["title"] * 2
+    kind = r.choice(choices) if choices else None
+    if kind == "it":
+        return r.choice(
+            ["it", "it", "it", "that", "that one", "this one", "this", "that task", "the task",
+             "this task", "the new one", "the one i just added", "the last task", "the same task",
+             "the one you just mentioned", "that last one", "the task from before", "the thing"]
+        ), w.last  # fmt: skip
+    if kind == "property":
+        found = distinct(w.listed)
+        if found:
+            return r.choice(found)
+        kind = "ordinal"
+    if kind == "ordinal":
+        i = r.randrange(len(w.listed))
+        if r.random() < 0.3:
+            return r.choice(places(w, i)), w.listed[i]
+        names = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"]
+        forms = [names[i]] if i < len(names) else []
+        if i == len(w.listed) - 1:
+            forms += ["last", "last", "bottom"]
+        if i == 0:
+            forms += ["top", "very first"]
+        form = r.choice(forms) if forms else "last"
+        if not forms:
+            i = len(w.listed) - 1
+        return (
+            f"the {form} {r.choice(['one', 'one', 'one', 'task', 'item', 'of those', 'on the list'])}",
+            w.listed[i],
+        )
+    pool = w.listed if w.listed and r.random() < 0.7 else w.tasks
+    if kind == "keyword":
+        known = r.choice(pool)
+        if r.random() < 0.12 and (k := keyword(known, w.tasks, r, bare=True)):
+            return k, known  # "Moreau can be medium"
+        k = keyword(known, w.tasks, r)
+        if k:
+            if r.random() < 0.5:
+                k = k.lower()
+            return r.choice([f"the {k} one", f"the {k} one", f"the {k} task", f"the {k} thing",
+                             f"the {k}", f"that {k} one", f"the one about {k}", f"the one with {k}",
+                             f"the task about the {k}", f"my {k} task"]), known  # fmt: skip
+    if kind in ("title", "keyword") and pool:
+        known = r.choice(pool)
+        text = known.title.lower() if r.random() < 0.4 else known.title
+        return r.choice(
+            [text, text, f'"{text}"', f"the {text} task", f"the {text} one", f"the task '{text}'"]
+        ), known
+    return "it", None
+
+
+def prepared(name: str, r: random.Random, world: World, refer_p: float) -> tuple[str, dict, Slots]:
+    """(request, meaning, slots) from one phrase of the file `name`."""
+    frame, meaning = r.choice(frames(name))
+    frame = dress(frame, r)
+    slots = Slots(r, world, r.random() < refer_p)
+    text = SLOT.sub(lambda m: slots.text(m[1], m[2]), frame)
+    return text, parse_meaning(meaning), slots
+
+
+def gather(meaning: dict, slots: Slots) -> dict:
+    """Canonical arguments from slot values and the phrase's own meaning."""
+    v = slots.values
+    out: dict = {}
+    for key in ("do", "thing", "title"):
+        if key in v:
+            out["title"] = v[key]
+    for key in ("date", "due"):
+        if key in v:
+            out["due"] = v[key]
+    if "prio" in v:
+        out["priority"] = v["prio"]
+    if "id" in v:
+        out["task_id"] = v["id"]
+    out.update({k: x for k, x in meaning.items() if k in ("priority", "status", "due")})
+    return out
+
+
+def single(tool: str, r: random.Random, world: World, refer_p: float) -> tuple[str, list[Action]]:
+    """A request for one call of `tool`, over and again until its meaning is complete."""
+    while True:
+        text, meaning, slots = prepared(tool, r, world, refer_p)
+        args = gather(meaning, slots)
+        if tool == "create" and "title" not in args:
+            continue
+        if tool != "create" and tool != "list" and "task_id" not in args:
+            continue
+        if tool == "update" and len(args) < 2:
+            continue
+        if tool in ("complete", "delete"):
+            args = {"task_id": args["task_id"]}
+        return text, [Action(tool, args)]
+
+
+# Past and participle of verbs that begin titles: "feed the fish" is done when the fish is fed.
+PAST = {
+    verb: (past, participle or past)
+    for verb, past, participle in (
+        [*entry.split(), ""][:3]
+        for entry in (
+            "feed fed|buy bought|pay paid|book booked|order ordered|write wrote written|"
+            "check checked|fix fixed|send sent|clean cleaned|update updated|renew renewed|"
+            "find found|cancel cancelled|call called|sign signed|collect collected|"
+            "return returned|finish finished|change changed|translate translated|print printed|"
+            "paint painted|wash washed|test tested|swap swapped|submit submitted|scan scanned|"
+            "replace replaced|post posted|pack packed|clear cleared|trim trimmed|sharpen sharpened|"
+            "service serviced|sell sold|restock restocked|reserve reserved|prune pruned|"
+            "oil oiled|file filed|exchange exchanged|edit edited|draft drafted|"
+            "defrost defrosted|count counted|bleed bled|bake baked|water watered|mow mowed mown|"
+            "walk walked|iron ironed|sweep swept|tidy tidied|wipe wiped|milk milked|groom groomed|"
+            "tag tagged|measure measured|photograph photographed|prepare prepared|"
+            "ring rang rung|sand sanded|hang hung|repair repaired|mend mended|polish polished|"
+            "shred shredded|review reviewed|merge merged|publish published|deliver delivered"
+        ).split("|")
+    )
+}
+LINKS = set(
+    "with from about into over before after for at to in on of off out up down and & + / - by "
+    "through round around under back away".split()
+)
+
+
+def retold(known: Known, others: list[Known]) -> dict[str, str] | None:
+    """{object}, {past} and {participle} for a title such as "feed the fish"; None where the title
+    is of another kind or another task's title has the same object."""
+    verb, *rest = known.title.lower().split()
+    if rest and rest[0] in ("the", "a", "an", "my", "our", "some"):
+        rest = rest[1:]
+    if verb not in PAST or not 1 <= len(rest) <= 2 or LINKS & set(rest) or rest[-1] in COMMON:
+        return None
+    thing = " ".join(rest)
+    if len(thing) < 3 or re.search(r"[^\w' -]", thing):
+        return None
+    if any(set(rest) & set(o.title.lower().split()) for o in others if o is not known):
+        return None
+    past, participle = PAST[verb]
+    return {"object": thing, "past": past, "participle": participle}
+
+
+def follow_up(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
+    """A few words about a task that earlier turns showed, such as "sat actually" or "fish fed";
+    None where the phrase drawn fits no task or no offered tool."""
+    frame, meaning = r.choice(frames("follow_up"))
+    tool, _, fixed = meaning.partition(" ")
+    names = {m[1] for m in SLOT.finditer(frame)}
+    words: dict[str, str] = {}
+    known = world.last
+    if "keyword" in names and world.tasks:
+        known = r.choice(world.tasks)
+        k = keyword(known, world.tasks, r, bare=True)
+        if k is None:
+            return None
+        words["keyword"] = k.lower() if r.random() < 0.5 else k
+    elif "object" in names and world.tasks:
+        found = [(k, told) for k in world.tasks if (told := retold(k, world.tasks))]
+        if not found:
+            return None
+        known, words = r.choice(found)
+    if known is None or not world.box.offers(tool):
+        return None
+    back = parse_meaning(fixed).get("status") == "pending"
+    if known.status == "completed" and tool != "delete" and not back:
+        return None
+    if back and known.status == "pending":
+        return None
+    slots = Slots(r, world, False)
+    frame = dress(frame, r) if r.random() < 0.3 else frame
+    text = SLOT.sub(lambda m: words.get(m[1]) or slots.text(m[1], m[2]), frame)
+    args = gather(parse_meaning(fixed), slots) if tool == "update" else {}
+    return text, [Action(tool, {"task_id": world.box.id(known.n), **args})]
+
+
+def join(parts: list[str], r: random.Random) -> str:
+    last = r.choice([" and ", " and ", ", and ", " & ", ", ", " + ", " and also ", " plus "])
+    sep = r.choice([", ", ", ", ", ", " , ", "; ", " and "])
+    return parts[0] if len(parts) == 1 else sep.join(parts[:-1]) + last + parts[-1]
+
+
+MANY_TITLES = (
+    "add {x} as separate tasks|add {k} tasks: {x}|new tasks: {x}|create {k} tasks: {x}|"
+    "put {x} on my list, one task each|please create separate tasks for {x}|tasks for {x}|"
+    "i need {k} tasks: {x}|make a task each for {x}|three things for my list: {x}|todo: {x} (separate)|"
+    "create tasks for {x}|add these: {x}|add individual tasks for {x}|i've got to {x}, add each of them|"
+    "remind me about {x} separately|{k} new to-dos: {x}|add the following tasks: {x}|"
+    "set up tasks for {x}|log {x} as {k} tasks|note down {x} as individual items"
+).split("|")
+
+
+ALL_WORDS = {
+    2: ["both", "both of them", "both tasks", "the two of them", "the two"],
+    3: ["all three", "all three of them", "the three tasks"],
+    4: ["all four", "all four of them", "all four tasks"],
+    5: ["all five", "all five of them", "the five tasks"],
+}
+
+
+def all_of_them(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
+    """A request for one action on every task of the list just shown, where that is a few."""
+    tasks = world.listed
+    if not 2 <= len(tasks) <= 5:
+        return None
+    frame, meaning = r.choice(frames("all"))
+    words = ["all of them", "all of those", "them all", "these", "all these", "everything on there"]
+    shown = r.choice(ALL_WORDS[len(tasks)] * 2 + words)
+    slots = Slots(r, world, False)
+    text = SLOT.sub(lambda m: shown if m[1] == "all" else slots.text(m[1], m[2]), dress(frame, r))
+    tool, _, fixed = meaning.partition(" ")
+    args = gather(parse_meaning(fixed), slots) if tool == "update" else {}
+    return text, [Action(tool, {"task_id": world.box.id(k.n), **args}) for k in tasks]
+
+
+def several(r: random.Random, world: World) -> tuple[str, list[Action]]:
+    """A request for two to four calls."""
+    if world.listed and r.random() < 0.45 and (found := all_of_them(r, world)):
+        return found
+    x = r.random()
+    if x < 0.42:
+        frame, meaning = r.choice(frames("several"))
+        slots = Slots(r, world, r.random() < 0.15)
+        text = SLOT.sub(lambda m: slots.text(m[1], m[2]), dress(frame, r))
+        actions = []
+        for part in meaning.split(";"):
+            m = re.match(r"\s*(\w+)\((.*)\)\s*$", part)
+            if not m or m[1] not in BASE:
+                return several(r, world)
+            args: dict = {}
+            for token in filter(None, (t.strip() for t in m[2].split(","))):
+                if "=" in token:
+                    k, value = token.split("=", 1)
+                    args[k.strip()] = value.strip()
+                    continue
+                base = re.sub(r"\d+$", "", token)
+                if token not in slots.values:
+                    return several(r, world)
+                key = {"do": "title", "thing": "title", "title": "title", "date": "due",
+                       "due": "due", "prio": "priority", "id": "task_id", "n": "task_id"}.get(base)  # fmt: skip
+                if key is None:
+                    return several(r, world)
+                args[key] = slots.values[token]
+            actions.append(Action(m[1], args))
+        aims = [(a.tool, a.args["task_id"]) for a in actions if "task_id" in a.args]
+        distinct = len({n for _, n in aims}) == len(aims)
+        return (text, actions) if len(actions) > 1 and distinct else several(r, world)
+    if x < 0.60:  # one action on several ids
+        tool = r.choice(["complete", "complete", "delete", "delete", "update"])
+        frame, meaning = r.choice(frames(tool))
+        if frame.count("{id}") != 1 or "{title}" in frame:
+            return several(r, world)
+        count = r.choice([2, 2, 3, 3, 4])
+        ids = []
+        while len(ids) < count:
+            if (n := number(r)) not in ids:
+                ids.append(n)
+        form = r.choice(["{n}", "{n}", "{n}", "#{n}", "task {n}", "number {n}"])
+        shown = [world.box.id(n) for n in ids]
+        names = [form.format(n=s) for s in shown]
+        listing = join(names, r)
+        if form == "{n}" and r.random() < 0.45:
+            listing = (
+                r.choice(
+                    ["tasks ", "both ", "numbers ", "tasks "]
+                    if count == 2
+                    else ["tasks ", "numbers ", "tasks ", "all of "]
+                )
+                + listing
+            )
+        slots = Slots(r, world, False)
+        frame = dress(frame, r).replace("{id} is ", "{id} are ").replace("{id}'s", "{id} are")
+        text = SLOT.sub(lambda m: listing if m[1] == "id" else slots.text(m[1], m[2]), frame)
+        base = gather(parse_meaning(meaning), slots)
+        if tool == "update" and not base:
+            return several(r, world)
+        keep = base if tool == "update" else {}
+        return text, [Action(tool, {"task_id": s, **keep}) for s in shown]
+    if x < 0.72:  # several titles
+        titles = [title(r) for _ in range(r.choice([2, 2, 3, 3, 4]))]
+        titles = [t for t in titles if not re.search(r" and | & |,|/|\+", t)] or ["milk", "eggs"]
+        if len(titles) < 2:
+            return several(r, world)
+        frame = dress(r.choice(MANY_TITLES), r)
+        q = r.random() < 0.1
+        k = {2: ["two", "2"], 3: ["three", "3"], 4: ["four", "4"]}[len(titles)]
+        text = frame.replace("three things", f"{k[0]} things").replace("{k}", r.choice(k))
+        text = text.replace("{x}", join([f'"{t}"' if q else t for t in titles], r))
+        return text, [Action("create", {"title": t}) for t in titles]
+    # several sentences or clauses
+    texts, actions = [], []
+    seen = set()
+    for _ in range(r.choice([2, 2, 2, 2, 3, 3, 4])):
+        tool = r.choices(list(BASE), [30, 20, 22, 5, 23])[0]
+        text, acts = single(tool, r, world, 0.1)
+        if acts[0].args.get("task_id") in seen and "task_id" in acts[0].args:
+            continue
+        seen.add(acts[0].args.get("task_id"))
+        texts.append(text.rstrip(" .,!?"))
+        actions += acts
+    if len(actions) < 2:
+        return several(r, world)
+    glue = r.choice([" and ", " and ", ", then ", ". ", "; ", ", ", ", and ", " and then ", ". also ",
+                     "\n", " plus ", ". Then ", ", also ", ". And ", " - and "])  # fmt: skip
+    return glue.join(texts) + r.choice(["", "", ".", "!", " please", " thanks"]), actions
+
+
+# --- results and answers ----------------------------------------------------------------------
+
+
+def as_result(action: Action, known: Known, world: World, style: str, tasks: list[Known]) -> str:
+    """The tool's answer as JSON text, in one of the ways tools write it."""
+    r = world.box.r
+
+    def obj(k: Known) -> dict:
+        name = "id" if style == "id" else "task_id"
+        out = {name: world.box.id(k.n), "title": k.title, "priority": k.priority,
+               "status": k.status, "due": k.due}  # fmt: skip
+        if style == "short" and k.due is None:
+            del out["due"]
+        if style == "extra":
+            out["created"] = iso(r)
+        return out
+
+    if action.tool == "list":
+        value: object = {"tasks": [obj(k) for k in tasks]}
+        if style == "bare":
+            value = [obj(k) for k in tasks]
+    elif action.tool == "delete":
+        value = {"id" if style == "id" else "task_id": world.box.id(known.n), "deleted": True}
+    else:
+        value = obj(known)
+    separators = (",", ":") if style == "compact" else (", ", ": ")
+    text = json.dumps(value, ensure_ascii=False, separators=separators)
+    if style == "mcp":
+        return json.dumps([{"type": "text", "text": text}], ensure_ascii=False)
+    if style == "sentence" and action.tool != "list":
+        verb = {"create": "Created", "update": "Updated", "complete": "Completed",
+                "delete": "Deleted"}[action.tool]  # fmt: skip
+        return f"{verb} task {world.box.id(known.n)}" + (
+            f": {known.title}" if action.tool != "delete" else ""
+        )
+    return text
+
+
+def details(k: Known) -> str:
+    parts = [k.priority] if k.priority != "medium" else []
+    parts += [k.status.replace("_", " ")] if k.status != "pending" else []
+    parts += [f"due {k.due}"] if k.due else []
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def confirm(action: Action, known: Known, world: World, style: str, tasks: list[Known]) -> str:
+    """The short truthful answer to a result; says only what the result says."""
+    n = world.box.id(known.n)
+    if action.tool == "list":
+        if not tasks:
+            return "There are no such tasks."
+        what = "1 task" if len(tasks) == 1 else f"{len(tasks)} tasks"
+        return (
+            f"{what}: "
+            + "; ".join(f"{world.box.id(k.n)} {k.title}{details(k)}" for k in tasks)
+            + "."
+        )
+    if action.tool == "delete":
+        return f"Deleted task {n}."
+    verb = {"create": "Created", "update": "Updated", "complete": "Completed"}[action.tool]
+    if style == "sentence":
+        return f"{verb} task {n}: {known.title}."
+    return f"{verb} task {n}: {known.title}{details(known) if action.tool != 'complete' else ''}."
+
+
+CANNOT = "Sorry, I can only help with your task list."
+NO_TOOLS = "I have no tools in this conversation, so I cannot change your tasks."
+WHICH = "Which task do you mean? Please give me its number."
+
+
+def missing(tool: str) -> str:
+    return f"Sorry, I have no tool to {tool} tasks here."
+
+
+def ability(box: Toolbox | None) -> str:
+    if box is None or not box.names:
+        return "I help with task lists, but I have no tools in this conversation."
+    names = [t for t in box.names]
+    text = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+    return f"I can {text} tasks."
+
+
+SMALL = {
+    "hello": "Hello! What shall I do with your tasks?",
+    "thanks": "You are welcome.",
+    "bye": "Goodbye!",
+}
+
+
+@cache
+def chat_lines() -> tuple[tuple[str, str], ...]:
+    return tuple(
+        tuple(p.strip() for p in line.split("|", 1)) for line in lines("chat") if "|" in line
+    )  # type: ignore[misc]
+
+
+@cache
+def error_lines() -> dict[str, tuple[str, ...]]:
+    out: dict[str, list[str]] = {}
+    for line in lines("errors"):
+        if "|" in line:
+            kind, text = (p.strip() for p in line.split("|", 1))
+            out.setdefault(kind, []).append(text)
+    return {k: tuple(v) for k, v in out.items()}
+
+
+# --- conversations ----------------------------------------------------------------------------
+
+
+def blocked() -> frozenset[str]:
+    """Hashes of the evaluation sets' requests: none of them is ever trained on."""
+    found = set()
+    for path in sorted((HERE / "evaluation").glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)  # a case has messages, a scenario has turns
+            messages = entry.get("messages", [])
+            said = [m["content"] for m in messages if m["role"] == "user"]
+            found |= {fingerprint(text) for text in [*said, *entry.get("turns", [])]}
+    return frozenset(found)
+
+
+def fingerprint(text: str) -> str:
+    """Hash of a request after folding case, punctuation and white space."""
+    folded = " ".join(re.findall(r"\w+", text.lower()))
+    return hashlib.sha256(folded.encode()).hexdigest()[:16]
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def said(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+RESULT_STYLES = ["plain"] * 12 + ["compact", "compact", "id", "short", "extra", "mcp", "mcp",
+                                  "sentence", "bare"]  # fmt: skip
+
+
+class Conversation:
+    def __init__(self, r: random.Random):
+        self.r = r
+        self.messages: list[dict] = []
+        self.tools: list[dict] | None = None
+
+    # each exchange appends messages; assistant messages with "learn": False are not trained on
+
+    def build(self) -> Conversation:
+        r = self.r
+        if r.random() < 0.05:
+            self.without_tools()
+            return self
+        box = Toolbox(r)
+        self.tools = box.schemas
+        world = World(box)
+        self.style = r.choice(RESULT_STYLES)
+        if r.random() < 0.68:
+            # Requests under one list of tools, without results: many decisions in few tokens.
+            # Some begin with a result, so that later requests can refer to its tasks.
+            if r.random() < 0.40:
+                if box.offers("list") and r.random() < 0.6:
+                    self.listing(world)
+                else:
+                    self.exchange(world)
+            for _ in range(r.choices([1, 2, 6, 9, 12], [14, 12, 26, 28, 20])[0]):
+                self.exchange(world, bare=True)
+            return self
+        turns = r.choices([1, 2, 3, 4], [48, 30, 15, 7])[0]
+        if r.random() < 0.12 and box.offers("list"):
+            self.listing(world)
+        for _ in range(turns):
+            self.exchange(world)
+        return self
+
+    def without_tools(self) -> None:
+        r = self.r
+        for _ in range(r.choice([1, 1, 2])):
+            x = r.random()
+            if x < 0.4:
+                kind, text = r.choice(chat_lines())
+                text = dress(text, r) if r.random() < 0.4 else text
+                answer = SMALL.get(kind) or (ability(None) if kind == "ability" else CANNOT)
+            elif x < 0.75:
+                world = World(Toolbox(r, plain=True))
+                tool = r.choice(list(BASE))
+                text = single(tool, r, world, 0)[0] if r.random() < 0.85 else several(r, world)[0]
+                answer = NO_TOOLS
+            else:
+                text, answer = self.off_topic(), CANNOT
+            self.messages += [user(text), said(answer)]
+
+    def off_topic(self) -> str:
+        r = self.r
+        text = r.choice(lines(r.choice(["refusal", "nearmiss", "nearmiss"])))
+        text = SLOT.sub(lambda m: fill_words(m[0], r), text)
+        if r.random() < 0.2:  # a changed word keeps it off topic and keeps it new
+            parts = text.split(" ")
+            if len(parts) > 5:
+                parts[r.randrange(3, len(parts))] = word(r)
+                text = " ".join(parts)
+        return dress(text, r) if r.random() < 0.5 else text
+
+    def exchange(self, world: World, bare: bool = False) -> None:
+        r, box = self.r, world.box
+        x = r.random()
+        if x < 0.12:
+            self.messages += [user(self.off_topic()), said(CANNOT)]
+            return
+        if x < 0.14:
+            kind, text = r.choice(chat_lines())
+            text = dress(text, r) if r.random() < 0.4 else text
+            answer = SMALL.get(kind) or (ability(box) if kind == "ability" else CANNOT)
+            self.messages += [user(text), said(answer)]
+            return
+        found = None
+        if (world.last or world.tasks) and r.random() < 0.22:
+            found = next((f for _ in range(4) if (f := follow_up(r, world))), None)
+        if found:
+            text, actions = found
+        elif x < 0.48:
+            text, actions = several(r, world)
+        else:
+            tool = r.choices(list(BASE), [40, 24, 13, 10, 13])[0]
+            refer_p = 0.55 if world.tasks else 0.0
+            text, actions = single(tool, r, world, refer_p)
+            if tool == "complete" and not box.offers("complete") and box.offers("update"):
+                return  # a fair judge might accept an update instead: left out
+        absent = [a.tool for a in actions if not box.offers(a.tool)]
+        if absent:
+            if len(actions) > 1 and len(set(absent)) > 1:
+                return
+            if len(actions) > 1 and len(absent) < len(actions):
+                return
+            self.messages += [user(text), said(missing(absent[0]))]
+            return
+        if not self.fits(world, actions):
+            return
+        self.messages.append(user(text))
+        if bare:
+            if len(actions) == 1 and r.random() < 0.08:
+                self.mistake(world, actions[0])
+            calls = [box.call(a, world.calls + i) for i, a in enumerate(actions, 1)]
+            world.calls += len(calls)
+            self.messages.append({"role": "assistant", "content": None, "tool_calls": calls})
+            self.assume(world, actions)
+        else:
+            self.act(world, actions)
+
+    def fits(self, world: World, actions: list[Action]) -> bool:
+        """Whether the offered schemas have a place for every argument."""
+        return all(
+            key in {p.key for p in world.box.props[a.tool]} for a in actions for key in a.args
+        )
+
+    def assume(self, world: World, actions: list[Action]) -> None:
+        """What may still be referred to after calls whose results are not shown."""
+        world.last = None
+        for action in actions:
+            known = next(
+                (k for k in world.tasks if world.box.id(k.n) == action.args.get("task_id")), None
+            )
+            if action.tool == "list":
+                world.listed = []
+            elif known and action.tool == "delete":
+                world.tasks = [k for k in world.tasks if k is not known]
+                world.listed = [] if known in world.listed else world.listed
+            elif known:
+                self.change(known, action)
+                world.last = known if len(actions) == 1 else None
+
+    def change(self, known: Known, action: Action) -> None:
+        """Bring a task to the state after the call, as far as words may point at it."""
+        if action.tool == "complete":
+            known.status = "completed"
+        known.title = action.args.get("title") or known.title
+        known.priority = action.args.get("priority") or known.priority
+        known.status = action.args.get("status") or known.status
+
+    def listing(self, world: World) -> None:
+        text, actions = single("list", self.r, world, 0)
+        if self.fits(world, actions):
+            self.messages.append(user(text))
+            self.act(world, actions)
+
+    def act(self, world: World, actions: list[Action]) -> None:
+        r, box = self.r, world.box
+        calls = []
+        for action in actions:
+            world.calls += 1
+            calls.append(box.call(action, world.calls))
+        if len(actions) == 1 and r.random() < 0.13 and self.mistake(world, actions[0]):
+            world.calls += 1
+            calls = [box.call(actions[0], world.calls)]
+        self.messages.append({"role": "assistant", "content": None, "tool_calls": calls})
+        results, answers, touched = [], [], []
+        for action, call in zip(actions, calls, strict=True):
+            failed = self.failure(world, action) if r.random() < 0.07 else None
+            if failed:
+                content = (
+                    failed
+                    if r.random() < 0.15
+                    else json.dumps({"error": failed}, ensure_ascii=False)
+                )
+                short = failed if len(failed) < 90 else re.split(r"(?<=[.!;:])\s", failed)[0]
+                answers.append(
+                    f"Sorry, that did not work: {short}" + ("" if short[-1:] in ".!?" else ".")
+                )
+            else:
+                known, tasks = self.apply(world, action)
+                content = as_result(action, known, world, self.style, tasks)
+                answers.append(confirm(action, known, world, self.style, tasks))
+                touched.append((action, known, tasks))
+            results.append({"role": "tool", "tool_call_id": call["id"], "content": content})
+        self.messages += results
+        self.messages.append(said(" ".join(answers)))
+        if len(touched) == 1 and r.random() < 0.25:  # history as other assistants write it
+            action, known, tasks = touched[0]
+            if action.tool == "list" and tasks:
+                names = [r.choice([k.title, f"{k.title} ({box.id(k.n)})", f"{box.id(k.n)} {k.title}"])
+                         for k in tasks]  # fmt: skip
+                text = (
+                    r.choice(["", "You have: ", "Yes: ", "Here they are: ", "Left: "])
+                    + ", ".join(names)
+                    + "."
+                )
+            else:
+                text = r.choice(lines("reported")).replace("{id}", str(box.id(known.n)))
+                text = text.replace("{what}", known.title)
+            self.messages[-1] = {**said(text), "learn": False}
+        self.remember(world, touched)
+
+    def apply(self, world: World, action: Action) -> tuple[Known, list[Known]]:
+        r, a = self.r, action.args
+        if action.tool == "list":
+            count = r.choices([0, 1, 2, 3, 4, 5, 7, 10], [8, 14, 22, 24, 17, 10, 4, 1])[0]
+            numbers = sorted({number(r) for _ in range(count)})
+            tasks = [
+                Known(n, title(r), a.get("priority") or r.choice(PRIORITIES),
+                      a.get("status") or r.choice(STATUSES[:2] + STATUSES),
+                      iso(r) if r.random() < 0.4 else None)
+                for n in numbers
+            ]  # fmt: skip
+            return Known(0, ""), tasks
+        if action.tool == "create":
+            known = Known(number(r), a["title"], a.get("priority") or "medium", "pending",
+                          iso(r) if a.get("due") else None)  # fmt: skip
+            return known, []
+        known = next((k for k in world.tasks if world.box.id(k.n) == a["task_id"]), None)
+        if known is None:
+            n = a["task_id"]
+            n = n if isinstance(n, int) else int(re.sub(r"\D", "", n) or 1)
+            known = Known(n, title(r), r.choice(PRIORITIES), r.choice(STATUSES[:2]),
+                          iso(r) if r.random() < 0.4 else None)  # fmt: skip
+        if action.tool == "complete":
+            known.status = "completed"
+        if action.tool == "update":
+            known.title = a.get("title") or known.title
+            known.priority = a.get("priority") or known.priority
+            known.status = a.get("status") or known.status
+            known.due = iso(r) if a.get("due") else known.due
+        return known, []
+
+    def remember(self, world: World, touched: list) -> None:
+        for action, known, tasks in touched:
+            if action.tool == "list":
+                world.listed = tasks
+                world.tasks = [k for k in world.tasks if k.n not in {t.n for t in tasks}] + tasks
+                world.last = tasks[0] if len(tasks) == 1 else None
+            elif action.tool == "delete":
+                world.tasks = [k for k in world.tasks if k.n != known.n]
+                world.listed = [] if known in world.listed else world.listed
+                world.last = None
+            else:
+                if known not in world.tasks:
+                    world.tasks.append(known)
+                world.last = known
+        if len(touched) > 1:
+            world.last = None
+
+    def failure(self, world: World, action: Action) -> str | None:
+        """An error that no other call can mend, so that the answer must admit it."""
+        r = self.r
+        if action.tool in ("update", "complete", "delete") and r.random() < 0.7:
+            text = r.choice(error_lines()["bad_id"])
+        elif action.args.get("due") and r.random() < 0.3:
+            text = r.choice(error_lines()["bad_date"])
+            return self.error_text(text, world, action, "due", str(action.args["due"]))
+        else:
+            text = r.choice(error_lines()["unavailable"])
+        shown = str(action.args.get("task_id", ""))
+        return self.error_text(text, world, action, "task_id", shown)
+
+    def error_text(self, text: str, world: World, action: Action, key: str, bad: str) -> str:
+        props = {p.key: p for p in world.box.props[action.tool]}
+        prop = props.get(key)
+        accepted = ", ".join(prop.enum.values()) if prop and prop.enum else {
+            "due": "tomorrow, friday, 2026-12-03", "task_id": "an integer"}.get(key, "a text")  # fmt: skip
+        values = {"field": prop.name if prop else key, "bad": bad, "accepted": accepted, "id": bad,
+                  "tool": world.box.names[action.tool]}  # fmt: skip
+        return SLOT.sub(lambda m: values.get(m[1], m[0]), text)
+
+    def mistake(self, world: World, action: Action) -> bool:
+        """Append a flawed call and its error; True when one was appended. The flawed call is in
+        the history and not trained on; what is learned is the right call after it."""
+        r, box = self.r, world.box
+        a = dict(action.args)
+        args = box.arguments(action)
+        props = {p.key: p for p in box.props[action.tool]}
+        name = box.names[action.tool]
+        options = []
+        if a.get("priority") in PRIORITIES and props["priority"].enum:
+            options.append("priority")
+        if a.get("status") in STATUSES and props["status"].enum:
+            options.append("status")
+        if "task_id" in a:
+            options += ["id", "id", "type"]
+        if "title" in a and action.tool == "create":
+            options += ["no_title", "cut"]
+        if a.get("due"):
+            options.append("due")
+        if args:
+            options.append("unknown")
+        if not options:
+            return False
+        kind = r.choice(options)
+        errors = error_lines()
+        if kind in ("priority", "status"):
+            key = kind
+            bad = {"priority": {"low": ["LOW", "minor", "lowest", "Low"], "medium": ["MEDIUM", "normal", "mid"],
+                   "high": ["HIGH", "important", "High", "top"], "urgent": ["URGENT", "critical", "asap", "highest"]},
+                   "status": {"pending": ["open", "todo", "PENDING"], "in_progress": ["in progress", "doing",
+                   "started", "IN_PROGRESS"], "completed": ["done", "finished", "COMPLETED"]}}[key]  # fmt: skip
+            wrong = r.choice(bad[a[key]])
+            args[props[key].name] = wrong
+            text = self.error_text(r.choice(errors["bad_enum"]), world, action, key, wrong)
+        elif kind == "id":
+            n = str(a["task_id"])
+            digits = [i for i, c in enumerate(n) if c.isdigit()]
+            i = r.choice(digits)
+            wrong = n[:i] + r.choice("123456789".replace(n[i], "")) + n[i + 1 :]
+            if r.random() < 0.3 and len(digits) > 1:
+                wrong = n[: digits[-1]] or "1"
+            if wrong == n:
+                return False
+            args[props["task_id"].name] = int(wrong) if isinstance(a["task_id"], int) else wrong
+            text = self.error_text(r.choice(errors["bad_id"]), world, action, "task_id", wrong)
+        elif kind == "type":
+            if not isinstance(a["task_id"], int):
+                return False
+            wrong = r.choice([f"#{a['task_id']}", f"task {a['task_id']}", str(a["task_id"])])
+            args[props["task_id"].name] = wrong
+            text = self.error_text(r.choice(errors["bad_type"]), world, action, "task_id", wrong)
+        elif kind == "no_title":
+            args.pop(props["title"].name, None)
+            if r.random() < 0.3:
+                args = {}
+            text = self.error_text(r.choice(errors["missing"]), world, action, "title", "")
+        elif kind == "cut":
+            words = a["title"].split(" ")
+            if len(words) < 3:
+                return False
+            wrong = " ".join(words[: r.randint(1, len(words) - 1)])
+            args[props["title"].name] = wrong
+            text = r.choice(["title seems to be cut off", "The title is incomplete.",
+                             "title: give the whole title, as the person said it",
+                             "The title was truncated, send it in full.", f"title '{wrong}' is incomplete"])  # fmt: skip
+        elif kind == "due":
+            wrong = r.choice(
+                [
+                    "11/31",
+                    "soonish",
+                    "31.02.",
+                    "T+3",
+                    "0000-00-00",
+                    "next",
+                    "eod+1",
+                    "xx",
+                    "tmrw",
+                    "2026-2-12",
+                    [a["due"]],
+                    5,
+                ]
+            )
+            args[props["due"].name] = wrong
+            wrong = str(wrong)
+            text = self.error_text(r.choice(errors["bad_date"]), world, action, "due", wrong)
+        else:
+            key = r.choice(list(args))
+            wrong = r.choice(
+                ["name", "task", "id", "deadline", "prio", "when", "state", "taskid", "notes"]
+            )
+            if wrong in args:
+                return False
+            args = {wrong if k == key else k: v for k, v in args.items()}
+            names = ", ".join(p.name for p in box.props[action.tool])
+            values = {"field": wrong, "accepted": names, "tool": name}
+            text = SLOT.sub(lambda m: values.get(m[1], m[0]), r.choice(errors["unknown_field"]))
+        world.calls += 1
+        call = {"id": f"call_{world.calls}", "type": "function",
+                "function": {"name": name, "arguments": json.dumps(args, ensure_ascii=False)}}  # fmt: skip
+        content = text if r.random() < 0.2 else json.dumps({"error": text}, ensure_ascii=False)
+        if self.style == "mcp":
+            content = json.dumps([{"type": "text", "text": text}], ensure_ascii=False)
+        self.messages += [
+            {"role": "assistant", "content": None, "tool_calls": [call], "learn": False},
+            {"role": "tool", "tool_call_id": call["id"], "content": content},
+        ]
+        return True
+
+
+def conversations(seed: int) -> Iterator[tuple[list[dict], list[dict] | None]]:
+    """An endless stream of (messages, tools); the same for the same seed."""
+    r = random.Random(seed)
+    bad = blocked()
+    while True:
+        c = Conversation(r).build()
+        if not c.messages:
+            continue
+        if any(m["role"] == "user" and fingerprint(m["content"]) in bad for m in c.messages):
+            continue
+        yield c.messages, c.tools

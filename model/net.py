@@ -1,0 +1,235 @@
+"""The network: a Llama-architecture decoder in plain PyTorch, as llama.cpp runs it.
+
+Two things are set before training rather than learned (why, and what they gain: the model card):
+
+- rotary frequencies: in each head the first pairs of dimensions turn with the position, the rest do
+  not turn at all (GGUF stores that as `rope_freqs.weight`), so a head can look for content
+  wherever it stands;
+- layer 0's heads look exactly one, two, three … tokens back, and the first heads of layer 1 look
+  for an earlier place with the same last tokens and say what followed there. That is copying.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+ROPE_BASE = 10000.0
+EPS = 1e-5
+CONSTANT = 4.0  # value of the one embedding dimension (0) that is the same for every token
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a network; vocab in tokens, context in tokens."""
+
+    vocab: int
+    dim: int = 256
+    layers: int = 5
+    heads: int = 4
+    head_dim: int = 64
+    hidden: int = 576
+    context: int = 2048
+    turning: int = 8  # pairs of dimensions per head that carry position
+
+    def json(self) -> dict:
+        return asdict(self)
+
+
+def frequencies(shape: Shape) -> torch.Tensor:
+    """Angle per position for each rotary pair, shape (head_dim / 2,); zero where content lives."""
+    freqs = torch.zeros(shape.head_dim // 2)
+    freqs[: shape.turning] = 2.2 * 0.5 ** torch.arange(shape.turning)
+    return freqs
+
+
+def rope_factors(shape: Shape) -> torch.Tensor:
+    """The divisors llama.cpp applies to its standard frequencies to arrive at frequencies()."""
+    half = shape.head_dim // 2
+    standard = ROPE_BASE ** (-torch.arange(half) / half)
+    wanted = frequencies(shape)
+    return torch.where(wanted > 0, standard / wanted.clamp(min=1e-9), torch.full_like(wanted, 1e9))
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return F.rms_norm(x, (x.shape[-1],), weight, EPS)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, pairs: int) -> torch.Tensor:
+    """Turn the first `pairs` interleaved pairs of x, shape (batch, heads, time, head_dim)."""
+    turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    a, b = turned[..., 0::2], turned[..., 1::2]
+    turned = torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+    return torch.cat((turned.to(rest.dtype), rest), -1)
+
+
+class Block(nn.Module):
+    def __init__(self, s: Shape) -> None:
+        super().__init__()
+        self.s = s
+        inner = s.heads * s.head_dim
+        self.attn_norm = nn.Parameter(torch.ones(s.dim))
+        self.ffn_norm = nn.Parameter(torch.ones(s.dim))
+        self.q = nn.Linear(s.dim, inner, bias=False)
+        self.k = nn.Linear(s.dim, inner, bias=False)
+        self.v = nn.Linear(s.dim, inner, bias=False)
+        self.o = nn.Linear(inner, s.dim, bias=False)
+        self.gate = nn.Linear(s.dim, s.hidden, bias=False)
+        self.up = nn.Linear(s.dim, s.hidden, bias=False)
+        self.down = nn.Linear(s.hidden, s.dim, bias=False)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        kept: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        b, t, _ = x.shape
+        s = self.s
+        h = rms_norm(x, self.attn_norm)
+        q, k, v = (
+            p(h).view(b, t, s.heads, s.head_dim).transpose(1, 2) for p in (self.q, self.k, self.v)
+        )
+        q, k = rotate(q, cos, sin, s.turning), rotate(k, cos, sin, s.turning)
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        a = a.transpose(1, 2).reshape(b, t, -1)
+        if kept is not None:  # the last layer: other positions lead nowhere
+            x, a = x[kept], a[kept]
+        x = x + self.o(a)
+        h = rms_norm(x, self.ffn_norm)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+
+
+class Net(nn.Module):
+    """int64 tokens (batch, time) -> logits (batch, time, vocab), or with kept, a bool mask of
+    (batch, time), the logits of these positions alone, shape (sum of kept, vocab)."""
+
+    def __init__(self, shape: Shape, seed: int = 0) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embed = nn.Embedding(shape.vocab, shape.dim)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.norm = nn.Parameter(torch.full((shape.dim,), 0.08))
+        self.register_buffer("freqs", frequencies(shape)[: shape.turning], persistent=False)
+        self.fixed: list[tuple[nn.Parameter, tuple, torch.Tensor]] = []
+        self._initialise(torch.Generator().manual_seed(seed))
+
+    def forward(self, tokens: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        angle = torch.arange(tokens.shape[1], device=tokens.device)[:, None] * self.freqs
+        cos, sin = angle.cos(), angle.sin()
+        x = self.embed(tokens)
+        for block in self.blocks[:-1]:
+            x = block(x, cos, sin)
+        x = self.blocks[-1](x, cos, sin, kept)
+        return F.linear(rms_norm(x, self.norm), self.embed.weight)
+
+    @torch.no_grad()
+    def _initialise(self, g: torch.Generator) -> None:
+        s = self.shape
+        normal = lambda *size: torch.randn(*size, generator=g)  # noqa: E731
+        self.embed.weight.copy_(normal(s.vocab, s.dim))
+        for block in self.blocks:
+            for linear in (block.q, block.k, block.v, block.gate, block.up):
+                linear.weight.copy_(normal(*linear.weight.shape) * s.dim**-0.5)
+            for linear in (block.o, block.down):
+                linear.weight.copy_(
+                    normal(*linear.weight.shape) * (linear.weight.shape[1] * 2 * s.layers) ** -0.5
+                )
+        self._look_back(self.blocks[0])
+        self._copy(self.blocks[1], g)
+
+    def _look_back(self, block: Block) -> None:
+        """Head n of layer 0 attends exactly n + 1 tokens back and hands on a part of that token."""
+        s, c = self.shape, CONSTANT
+        self.embed.weight[:, 0] = c
+        gain = c / math.sqrt((c * c + s.dim - 1) / s.dim)  # the constant after RMSNorm
+        block.q.weight.zero_()
+        block.k.weight.zero_()
+        strength = 6.0 * math.sqrt(math.sqrt(s.head_dim)) / gain
+        freqs = frequencies(s)[: s.turning]
+        part = self._part()
+        block.o.weight.zero_()
+        block.v.weight.zero_()
+        for head in range(s.heads):
+            rows = slice(head * s.head_dim, (head + 1) * s.head_dim)
+            even = torch.arange(s.turning) * 2 + head * s.head_dim
+            back = (head + 1) * freqs
+            # The query is the key's vector turned back by head + 1 positions.
+            block.k.weight[even, 0] = strength
+            block.q.weight[even, 0] = strength * back.cos()
+            block.q.weight[even + 1, 0] = -strength * back.sin()
+            self.fixed.append((block.q.weight, (rows,), block.q.weight[rows].clone()))
+            self.fixed.append((block.k.weight, (rows,), block.k.weight[rows].clone()))
+            # v takes `part` directions of the token, o writes them to directions of their own.
+            width = min(part, s.head_dim)
+            first = rows.start
+            block.v.weight[first : first + width] = self._identity(width)
+            block.o.weight[:, first : first + width] = self._place(head, width).T
+        # The constant must stay a constant.
+        self.fixed.append(
+            (self.embed.weight, (slice(None), slice(0, 1)), self.embed.weight[:, :1].clone())
+        )
+
+    def _part(self) -> int:
+        """Directions of a token's identity that are handed on by a look-back head."""
+        return self.shape.dim // (self.shape.heads + 4)
+
+    def _identity(self, width: int) -> torch.Tensor:
+        """`width` orthonormal directions in which a token's embedding is read; the same for all
+        look-back heads, so that 'the token before' can be compared with 'the token now'."""
+        g = torch.Generator().manual_seed(11)
+        d = self.shape.dim
+        m = torch.linalg.qr(torch.randn(d - 1, d - 1, generator=g))[0][:width]
+        return torch.cat((torch.zeros(width, 1), m), 1)
+
+    def _place(self, head: int, width: int) -> torch.Tensor:
+        """Where look-back head `head` writes: orthonormal directions, disjoint between heads and
+        from those of _identity."""
+        g = torch.Generator().manual_seed(11)
+        d = self.shape.dim
+        m = torch.linalg.qr(torch.randn(d - 1, d - 1, generator=g))[0]
+        start = (head + 1) * width
+        m = m[start : start + width]
+        return torch.cat((torch.zeros(m.shape[0], 1), m), 1)
+
+    def _copy(self, block: Block, g: torch.Generator) -> None:
+        """Heads of layer 1 find a place whose preceding tokens are the last tokens here."""
+        s = self.shape
+        part = self._part()
+        content = s.head_dim - 2 * s.turning
+        first = 2 * s.turning
+        matched = 3
+        each = min(content // matched, part)
+        for head in range(max(1, s.heads - 1)):
+            base = head * s.head_dim + first
+            rows = slice(head * s.head_dim, (head + 1) * s.head_dim)
+            block.q.weight[rows] *= 0.1
+            block.k.weight[rows] *= 0.1
+            for n in range(matched):
+                mix = torch.linalg.qr(torch.randn(part, part, generator=g))[0][:each]
+                now = self._identity(part) if n == 0 else self._place(n - 1, part)
+                then = self._place(n, part)
+                place = slice(base + n * each, base + (n + 1) * each)
+                strength = (3.0, 2.2, 1.6)[n]
+                block.q.weight[place] = mix @ now * strength
+                block.k.weight[place] = mix @ then * strength
+            # Together the copying heads carry the whole identity of the token they look at.
+            g2 = torch.Generator().manual_seed(23)
+            d = s.dim
+            m = torch.linalg.qr(torch.randn(d - 1, d - 1, generator=g2))[0]
+            m = m[head * s.head_dim : (head + 1) * s.head_dim]
+            m = torch.cat((torch.zeros(m.shape[0], 1), m), 1)
+            m = F.pad(m, (0, 0, 0, s.head_dim - m.shape[0]))
+            block.v.weight[rows] = m
+            block.o.weight[:, rows] = m.T * 2.0
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Put back what training must not move; call after each optimizer step."""
+        for parameter, index, value in self.fixed:
+            parameter[index] = value.to(parameter.device)

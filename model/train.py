@@ -1,0 +1,372 @@
+"""Train a model from nothing on synthetic conversations; checkpoints let it go on where it was.
+
+    python model/train.py task-api-model --tokens 60e6 --processes 2
+    python model/train.py task-api-model-mini --tokens 40e6 --processes 2
+    python model/train.py task-api-model --start model/task-api-model.gguf --minutes 120
+    python model/train.py task-api-model --tokens 1e9 --workers 14 --set batch=65536  # on a GPU
+
+Runs on one GPU where torch finds one, otherwise on the CPU. A checkpoint is written every few
+minutes to work/train/NAME; the same command resumes from it. `--minutes` ends by the clock instead
+of by tokens, with the whole learning-rate decay inside that time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import tokenizer as tk  # noqa: E402
+from data import conversations  # noqa: E402
+from net import Net, Shape  # noqa: E402
+from render import render, spans  # noqa: E402
+
+WORK = HERE.parent / "work" / "train"
+LONGEST = 768  # tokens of a conversation that is trained on; the rest of a longer one is left out
+POOL = 1024  # conversations drawn, sorted by length and cut into batches at a time
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What distinguishes one trained model from another."""
+
+    shape: dict
+    seed: int
+    batch: int = 2048  # tokens per process, padding included
+    # At 0.008 and above the residual stream grew a hundredfold, attention froze, and the model
+    # copied well but never learned what to do (held-out loss 0.26 with 23 % of dev right).
+    muon: float = 0.003
+    adam: float = 3e-3
+
+
+RECIPES = {
+    "task-api-model": Recipe({}, seed=1),
+    "task-api-model-mini": Recipe(
+        {"dim": 128, "layers": 4, "head_dim": 32, "hidden": 320, "turning": 4}, seed=2
+    ),
+}
+
+
+def encode(tok, messages: list[dict], tools: list[dict] | None) -> tuple[list[int], list[float]]:
+    """Token ids of a conversation, and the weight of each in the loss.
+
+    Most tokens of an answer are copied and soon easy; what an answer is about hangs on a few.
+    So the first token of an answer (a call or words) and those that follow boilerplate (the name
+    of a tool or argument, where a value begins, whether another call comes) weigh more, and the
+    confirmation of a result, which only repeats it, weighs less.
+    """
+    text = render(messages, tools).rstrip("\n")
+    base = []
+    for before, message in zip([{}, *messages], messages, strict=False):
+        if message["role"] == "assistant":
+            confirms = before.get("role") == "tool" and message["content"]
+            base.append((CONFIRMING if confirms else 1.0) * message.get("learn", True))
+    base = iter(base)
+    pieces = [(piece, next(base) if said else 0.0) for piece, said in spans(text)]
+    ids: list[int] = []
+    weights: list[float] = []
+    boilerplate = {tok.token_to_id(text) for text in tk.FIXED}
+    encoded = tok.encode_batch([p for p, _ in pieces], add_special_tokens=False)
+    for (_, weight), e in zip(pieces, encoded, strict=True):
+        found = e.ids
+        ids += found
+        if not weight:
+            weights += [0.0] * len(found)
+            continue
+        for i, token in enumerate(found):
+            decides = i == 0 or (found[i - 1] in boilerplate and token not in boilerplate)
+            weights.append(weight * (DECIDING if decides else 1.0))
+    return ids, weights
+
+
+CONFIRMING, DECIDING = 0.8, 4.0
+
+
+def batches(
+    tok, seed: int, size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
+    """Endless (tokens, targets, weights, real tokens)."""
+    stream = conversations(seed)
+    order = random.Random(seed)
+    while True:
+        pool = []
+        while len(pool) < POOL:
+            ids, weights = encode(tok, *next(stream))
+            if any(weights[:LONGEST]):
+                pool.append((ids[:LONGEST], weights[:LONGEST]))
+        pool.sort(key=lambda pair: len(pair[0]))
+        groups: list[list] = [[]]
+        for pair in pool:
+            if (len(groups[-1]) + 1) * len(pair[0]) > size:
+                groups.append([])
+            groups[-1].append(pair)
+        order.shuffle(groups)
+        for group in groups:
+            longest = -(-max(len(ids) for ids, _ in group) // 32) * 32
+            tokens = torch.zeros(len(group), longest + 1, dtype=torch.long)
+            weights = torch.zeros(len(group), longest + 1)
+            for i, (ids, weight) in enumerate(group):
+                tokens[i, : len(ids)] = torch.tensor(ids)
+                weights[i, : len(ids)] = torch.tensor(weight)
+            yield tokens[:, :-1], tokens[:, 1:], weights[:, 1:], sum(len(ids) for ids, _ in group)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """The batches of batches(), written by worker processes: a GPU reads faster than one process
+    can write conversations. Each worker writes conversations of its own."""
+
+    def __init__(self, tok, seed: int, size: int) -> None:
+        self.arguments = tok, seed, size
+
+    def __iter__(self):
+        tok, seed, size = self.arguments
+        info = torch.utils.data.get_worker_info()
+        return batches(tok, seed + (info.id if info else 0), size)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised by Newton-Schulz steps (Jordan et al., 2024,
+    "Muon: an optimizer for hidden layers in neural networks"); for matrices only.
+
+    torch.optim.Muon always computes in bf16, which a CPU without the instructions emulates many
+    times slower; this one uses it only where it is fast. The step is scaled as there with
+    adjust_lr_fn="match_rms_adamw"."""
+
+    def __init__(self, params, lr: float, momentum: float = 0.95, rank: int = 0, ranks: int = 1):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+        self.rank, self.ranks = rank, ranks
+
+    @torch.no_grad()
+    def step(self):
+        # Orthogonalising takes a third as long as the gradients do: the processes share the
+        # matrices among themselves and add up what each has done.
+        updates = []
+        matrices = [(p, group) for group in self.param_groups for p in group["params"]]
+        for n, (p, group) in enumerate(matrices):
+            state = self.state[p]
+            if "m" not in state:
+                state["m"] = torch.zeros_like(p)
+            m = state["m"].lerp_(p.grad, 1 - group["momentum"])
+            if n % self.ranks == self.rank:
+                updates.append(orthogonal(p.grad.lerp(m, group["momentum"])).to(p.dtype))
+            else:
+                updates.append(torch.zeros_like(p))
+        if self.ranks > 1:
+            flat = torch.cat([u.flatten() for u in updates])
+            torch.distributed.all_reduce(flat)
+            parts = flat.split([u.numel() for u in updates])
+            updates = [part.view_as(u) for part, u in zip(parts, updates, strict=True)]
+        for (p, group), update in zip(matrices, updates, strict=True):
+            scale = 0.2 * max(p.shape) ** 0.5
+            p.mul_(1 - group["lr"] * 0.2)
+            p.add_(update, alpha=-group["lr"] * scale)
+
+
+def orthogonal(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    x = g.to(torch.bfloat16 if FAST else torch.float32)
+    x = x / (x.norm() + 1e-7)
+    flip = x.shape[0] > x.shape[1]
+    x = x.T if flip else x
+    for _ in range(steps):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.T if flip else x
+
+
+def bf16_is_fast() -> bool:
+    """Whether bf16 products are faster than fp32 ones here: a GPU, or a CPU with the instructions
+    for it (others emulate them, many times slower)."""
+    if torch.cuda.is_available():
+        return True
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.randn(2048, 256, dtype=dtype), torch.randn(256, 768, dtype=dtype)
+        a @ b
+        start = time.perf_counter()
+        for _ in range(5):
+            a @ b
+        seconds[dtype] = time.perf_counter() - start
+    return seconds[torch.bfloat16] < seconds[torch.float32]
+
+
+FAST = bf16_is_fast()
+
+
+def learning_rate(progress: float, step: int) -> float:
+    """Factor on the base rate: 100 steps of warm-up, then constant, decay to 0 from 40 % on."""
+    return min(1.0, (step + 1) / 100) * min(1.0, max(0.0, (1 - progress) / 0.6))
+
+
+def doublings(tokens: int) -> int:
+    """How often a million had to be doubled to reach so many tokens; -1 below a million. A
+    snapshot for the learning curve (make.py) is kept whenever this grows."""
+    return (tokens // 1_000_000).bit_length() - 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("--tokens", type=float, default=60e6, help="tokens to see")
+    parser.add_argument("--minutes", type=float, help="end by the clock instead")
+    parser.add_argument("--run", help="name of the run's folder (default: the model's)")
+    parser.add_argument("--processes", type=int, default=1, help="data-parallel CPU processes")
+    parser.add_argument("--workers", type=int, default=0, help="processes that write conversations")
+    parser.add_argument("--set", nargs="*", default=[], help="shape or recipe values, e.g. dim=192")
+    parser.add_argument("--start", type=Path, help="a GGUF file to go on from, same shape")
+    args = parser.parse_args()
+    if args.processes == 1:
+        work(0, args)
+    else:
+        torch.multiprocessing.spawn(work, (args,), nprocs=args.processes)
+
+
+def work(rank: int, args: argparse.Namespace) -> None:
+    """One process of a training run; several share gradients and keep equal weights."""
+    parallel = args.processes > 1
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if parallel:
+        # One thread each: they meet once a step, where threads would meet at every product.
+        torch.set_num_threads(1)
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault(
+            "MASTER_PORT", str(29500 + sum(map(ord, args.run or args.name)) % 400)
+        )
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=args.processes)
+
+    recipe = RECIPES[args.name]
+    changes = dict(s.split("=") for s in args.set)
+    shape_changes = {k: int(v) for k, v in changes.items() if k in Shape.__dataclass_fields__}
+    other = {
+        k: type(getattr(recipe, k))(float(v)) for k, v in changes.items() if k not in shape_changes
+    }
+    recipe = replace(recipe, **other, shape={**recipe.shape, **shape_changes})
+    folder = WORK / (args.run or args.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    tok = tk.load(HERE / "tokenizer.json")
+    # A whole multiple keeps matrix products aligned; the surplus entries are never used.
+    shape = Shape(vocab=-(-tok.get_vocab_size() // 16) * 16, **recipe.shape)
+    net = Net(shape, recipe.seed).to(device)
+    if args.start:
+        from export import read
+
+        net.load_state_dict(read(args.start))
+    matrices = [p for b in net.blocks for p in b.parameters() if p.ndim == 2]
+    rest = [p for p in net.parameters() if not any(p is m for m in matrices)]
+    muon = Muon(matrices, recipe.muon, rank=rank, ranks=args.processes)
+    adam = torch.optim.AdamW(rest, recipe.adam, betas=(0.9, 0.95), weight_decay=0.0)
+
+    step = tokens_seen = 0
+    spent = 0.0
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        net.load_state_dict(saved["net"])
+        muon.load_state_dict(saved["muon"])
+        adam.load_state_dict(saved["adam"])
+        step, tokens_seen, spent = saved["step"], saved["tokens"], saved["seconds"]
+        if rank == 0:
+            print(f"resumed at step {step}, {tokens_seen / 1e6:.1f} M tokens", flush=True)
+
+    def save(path: Path) -> None:
+        state = {"net": net.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
+        state |= {"step": step, "tokens": tokens_seen, "seconds": spent, "shape": shape.json()}
+        torch.save(state, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
+
+    def loss_of(tokens: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        tokens, targets, weights = (t.to(device) for t in (tokens, targets, weights))
+        kept = weights > 0
+        with torch.autocast(device, torch.bfloat16, enabled=FAST):
+            logits = net(tokens, kept)
+        each = F.cross_entropy(logits.float(), targets[kept], reduction="none")
+        return (each * weights[kept]).sum() / weights[kept].sum()
+
+    check = batches(tok, 10**9, recipe.batch)
+    held_out = [next(check)[:3] for _ in range(12)] if rank == 0 else []
+    stream = Stream(tok, recipe.seed * 10**6 + step * 64 + rank, recipe.batch)
+    workers = {"num_workers": args.workers, "prefetch_factor": 8} if args.workers else {}
+    source = iter(torch.utils.data.DataLoader(stream, batch_size=None, **workers))
+    log = (folder / "log.jsonl").open("a", encoding="utf-8") if rank == 0 else None
+    if rank == 0:
+        print(f"{args.name}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters on "
+              f"{args.processes} x {device}, {'bf16' if FAST else 'fp32'}", flush=True)  # fmt: skip
+    started, last_save, average = time.time() - spent, time.time(), None
+    while True:
+        spent = time.time() - started
+        # What every process must agree on: progress (by the clock of the first) and tokens.
+        progress = spent / 60 / args.minutes if args.minutes else tokens_seen / args.tokens
+        if parallel:
+            shared = torch.tensor([progress], dtype=torch.float64)
+            torch.distributed.broadcast(shared, 0)
+            progress = shared.item()
+        if progress >= 1:
+            break
+        rate = learning_rate(progress, step)
+        for optimizer, base in ((muon, recipe.muon), (adam, recipe.adam)):
+            for group in optimizer.param_groups:
+                group["lr"] = base * rate
+        *batch, real = next(source)
+        loss = loss_of(*batch)
+        loss.backward()
+        if parallel:
+            flat = torch.cat([p.grad.flatten() for p in net.parameters()] + [loss.detach()[None]])
+            flat = torch.cat([flat, torch.tensor([float(real)])])
+            torch.distributed.all_reduce(flat)
+            real = int(flat[-1].item())
+            loss = flat[-2] / args.processes
+            grads = flat[:-2].div_(args.processes).split([p.numel() for p in net.parameters()])
+            for p, g in zip(net.parameters(), grads, strict=True):
+                p.grad.copy_(g.view_as(p))
+        torch.nn.utils.clip_grad_norm_(rest, 1.0)
+        muon.step()
+        adam.step()
+        net.hold()
+        muon.zero_grad(set_to_none=True)
+        adam.zero_grad(set_to_none=True)
+        step += 1
+        before, tokens_seen = tokens_seen, tokens_seen + real
+        if rank == 0 and doublings(before) < doublings(tokens_seen):
+            (folder / "snapshots").mkdir(exist_ok=True)
+            save(folder / "snapshots" / f"{doublings(tokens_seen):02}.pt")
+        average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
+        if rank == 0 and step % 50 == 0:
+            row = {
+                "step": step,
+                "tokens": tokens_seen,
+                "seconds": round(spent),
+                "loss": round(average, 4),
+            }
+            if step % 250 == 0:
+                with torch.no_grad():
+                    held = sum(loss_of(*pair).item() for pair in held_out) / len(held_out)
+                row["held_out"] = round(held, 4)
+            speed = tokens_seen / max(spent, 1)
+            print(
+                json.dumps({**row, "per_second": round(speed), "done": f"{progress:.0%}"}),
+                flush=True,
+            )
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+        if rank == 0 and time.time() - last_save > 240:
+            save(checkpoint)
+            last_save = time.time()
+    if rank == 0:
+        save(checkpoint)
+        save(folder / "final.pt")
+        print(f"done: {folder / 'final.pt'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The exported agent: a folder that is complete, stands alone, and runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import httpx
+import pytest
+import yaml
+from agent_brain import brain
+
+from helpers.agent import export, guardrails, service
+from helpers.settings import CourseError
+
+KEY = "a-key-that-is-long-enough"
+
+
+def short_request(text):
+    return "" if len(text) < MAX_REQUEST else "That is too long for me."  # noqa: F821
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    parts = {"input_problem": short_request, "take": service.take}
+    return export.export(tmp_path_factory.mktemp("export"), **parts)
+
+
+def test_the_same_parts_give_the_same_files(folder, tmp_path):
+    again = export.export(tmp_path, input_problem=short_request, take=service.take)
+    for path in folder.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert (again / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
+
+
+def test_every_module_that_is_imported_is_there(folder):
+    there = {
+        p.relative_to(folder).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+        for p in (folder / "helpers").rglob("*.py")
+    }
+    assert there == set(export.closure(export.ROOTS))
+    assert {"helpers.agent.rest", "helpers.tasks", "helpers.services"} <= there
+    assert (folder / "helpers/agent/page.html").is_file()
+
+
+def test_requirements_are_pinned_and_known_to_the_lock(folder):
+    lines = (folder / "requirements.txt").read_text(encoding="utf-8").split()
+    known = set((folder / "constraints.txt").read_text(encoding="utf-8").split())
+    assert {line.replace("[proxy]", "") for line in lines} <= known
+    names = {line.partition("==")[0] for line in lines}
+    assert {"fastapi", "openai-agents", "litellm[proxy]", "fastmcp", "xllamacpp"} <= names
+    assert not {"jupyterlab", "matplotlib", "ipython"} & names
+
+
+def test_container_files_name_what_is_there(folder):
+    docker = (folder / "Dockerfile").read_text(encoding="utf-8")
+    copied = [w for line in re.findall(r"^COPY (.+) \S+$", docker, re.M) for w in line.split()]
+    assert copied and all((folder / name).exists() for name in copied)
+    compose = yaml.safe_load((folder / "compose.yaml").read_text(encoding="utf-8"))
+    assert {"agent", "proxy", "backend", "spare", "ollama"} == set(compose["services"])
+    agent = compose["services"]["agent"]
+    fields = {f"AGENT_{name.upper()}" for name in service.Config.__dataclass_fields__}
+    assert set(agent["environment"]) <= fields
+    assert set(re.findall(r"AGENT_\w+(?==)", docker)) <= fields
+    assert all(port.startswith("127.0.0.1:") for port in agent["ports"])
+    for name in ("Dockerfile", "compose.yaml"):
+        assert "Not run" in (folder / name).read_text(encoding="utf-8")
+
+
+def test_it_runs_outside_the_course_with_its_own_modules(folder, tmp_path):
+    with brain() as model:
+        env = {**os.environ, "AGENT_DIR": str(tmp_path), "AGENT_MODEL_URL": model.url}
+        env.pop("PYTHONPATH", None)
+        done = subprocess.run(
+            [sys.executable, folder / "task_agent.py", "--json", "Add a task to call mum"],
+            capture_output=True, text=True, cwd=tmp_path, env=env, timeout=200,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["text"] == "Created task 1: call mum."
+    code = (
+        f"import sys; sys.path.insert(0, {str(folder)!r}); import helpers; print(helpers.__file__)"
+    )
+    used = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert str(folder) in used.stdout
+
+
+def test_it_serves_and_ends_with_its_starter(folder, tmp_path):
+    with (
+        brain() as model,
+        export.run(folder, KEY, dir=tmp_path, AGENT_MODEL_URL=model.url) as server,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http,
+    ):
+        assert http.get("/health/ready").json()["ready"]
+        headers = {"Authorization": f"Bearer {KEY}"}
+        too_long = http.post("/chat", json={"message": "x" * 600}, headers=headers)
+        assert too_long.json()["text"] == "That is too long for me."
+        turn = http.post("/chat", json={"message": "Add a task to call mum"}, headers=headers)
+        assert turn.json()["state"] == "answered"
+    assert not server.child.alive
+
+
+def test_a_part_that_does_not_stand_alone_is_named(tmp_path):
+    limit = 3
+    with pytest.raises(CourseError, match="uses lonely"):
+        export.export(tmp_path, input_problem=lambda text: lonely(text))  # noqa: F821
+    with pytest.raises(CourseError, match="There is no part"):
+        export.export(tmp_path, brain=len)
+    assert limit == 3
+
+
+def test_parts_of_the_package_are_imported():
+    text = export.parts_module({"call_checks": guardrails.call_checks})
+    assert "from helpers.agent.guardrails import call_checks as call_checks" in text
+    compile(text, "parts.py", "exec")

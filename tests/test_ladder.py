@@ -1,0 +1,120 @@
+"""The laboratory of L04: what it counts, and its look at single cases."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from helpers import ladder as lad
+from helpers.evaluation import Case, evaluate
+from helpers.tasks import tool_schemas
+
+NAMES = [tool["function"]["name"] for tool in tool_schemas()]
+
+
+def case(id: str, text: str, *expect: dict) -> Case:
+    messages = [{"role": "user", "content": text}]
+    return Case.from_dict(
+        {"id": id, "category": "made", "messages": messages, "tools": NAMES, "expect": [*expect]}
+    )
+
+
+CASES = [
+    case("a", "Finish 2", {"name": "complete_task", "args": {"task_id": [2]}}),
+    case("b", "Finish 3", {"name": "complete_task", "args": {"task_id": [3]}}),
+    case("c", "Finish 4", {"name": "complete_task", "args": {"task_id": [4]}}),
+    case("d", "Delete 5", {"name": "delete_task", "args": {"task_id": [5]}}),
+    case("e", "Hello"),
+]
+
+
+def answer(messages, tools):
+    """Right, the wrong id, an id of the wrong kind, the wrong tool, and a call for a greeting."""
+    given = {
+        "Finish 2": ("complete_task", {"task_id": 2}),
+        "Finish 3": ("complete_task", {"task_id": 4}),
+        "Finish 4": ("complete_task", {"task_id": "4"}),
+        "Delete 5": ("complete_task", {"task_id": 5}),
+        "Hello": ("create_task", {"title": "hello", "priority": "low"}),
+    }
+    name, arguments = given[messages[-1]["content"]]
+    return {"tool_calls": [{"function": {"name": name, "arguments": json.dumps(arguments)}}]}
+
+
+@pytest.fixture
+def report():
+    return evaluate(CASES, ask=answer)
+
+
+def test_right_tools_and_harm(report):
+    assert [lad.right_tool(result) for result in report.results] == [True, True, True, False, False]
+    # The id of the wrong kind would have been refused; the other three would have been carried out.
+    assert lad.wrongly_done(report) == 3
+
+
+def test_counts(report):
+    assert lad.count(report) == 5
+    assert lad.count(report, "task_id") == 4
+    assert lad.count(report, "priority", ["low", "high"]) == 1
+    assert lad.count(report, "priority", ["high"]) == 0
+
+
+def test_who_asks_for_a_deletion():
+    assert lad.deletions(CASES) == (["Delete 5"], ["Finish 2", "Finish 3", "Finish 4", "Hello"])
+
+
+def test_an_edit_leaves_the_course_s_schemas_alone():
+    before = json.dumps(tool_schemas())
+    changed = lad.edited(lambda name, schema: schema.update(required=[]))(["complete_task"])
+    assert changed[0]["function"]["parameters"]["required"] == []
+    assert json.dumps(tool_schemas()) == before
+
+
+def test_doubtful_tokens_are_marked():
+    tokens = [("fix ", 0.99), ("bug", 0.5)]
+    assert lad.marked(tokens) == "fix \u27e6bug 50%\u27e7"
+    assert lad.marked(tokens, 2) == "\u27e6fix  99%\u27e7\u27e6bug 50%\u27e7"
+
+
+class Bench:
+    """Stands in for the servers."""
+
+    def prompt(self, messages, tools, name="main"):
+        return f"<prompt> {messages[-1]['content']}"
+
+    def write(self, prompt, name="main"):
+        return lad.Writing(
+            {"content": "ab", "completion_probabilities": [{"token": "ab", "logprob": -0.01}]}
+        )
+
+
+def test_all_there_is_to_know_about_a_case(report):
+    text = lad.page(Bench(), CASES[3], report)
+    for part in ("<prompt> Delete 5", 'complete_task({"task_id": 5})', "below 90%", "\nab\n"):
+        assert part in text
+    assert report.results[3].verdict.reason in text
+    assert "\u27e6ab 99%\u27e7" in lad.page(Bench(), CASES[3], report, every=True)
+
+
+def test_browsing(report):
+    box = lad.browse(report, lambda case, every: f"<{case.id} {every}>")
+    picker, every, screen = box.children
+    assert picker.options[0][0] == "WRONG: b"
+    assert picker.options[-1][0] == "right: a"
+    assert "&lt;b False&gt;" in screen.value
+    picker.value = len(CASES) - 1
+    assert "&lt;a False&gt;" in screen.value
+    every.value = True
+    assert "&lt;a True&gt;" in screen.value
+
+
+def test_what_was_written_as_a_choice():
+    cut = lad.Writing({"content": "a", "stop_type": "limit"})
+    assert cut.choice(None)["finish_reason"] == "length"
+    whole = lad.Writing({"content": "<tool_call>…"})
+    made = whole.choice([{"name": "f", "arguments": {"a": 1}}])
+    assert made["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a": 1}'}
+    assert made["finish_reason"] == "tool_calls" and made["message"]["content"] is None
+    assert lad.choice_of({"choices": [made]}) == made
+    assert lad.choice_of(None)["message"]["content"] == ""

@@ -1,0 +1,170 @@
+"""The model's files: what is frozen, what is shipped, and that every renderer writes one prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from helpers import backend, evaluation
+from helpers.tasks import TOOLS, tool_schemas
+
+MODEL = Path(__file__).parents[1] / "model"
+# How many cases of each behaviour, and how many behaviours.
+SETS = {"dev": (20, 12), "test": (60, 12), "nothing": (200, 1)}
+
+sys.path.insert(0, str(MODEL))
+from render import render  # noqa: E402
+
+
+def cases(split: str) -> list[evaluation.Case]:
+    return evaluation.load_cases(MODEL / "evaluation" / f"{split}.jsonl")
+
+
+@pytest.mark.parametrize("split", SETS)
+def test_evaluation_sets_are_the_frozen_ones(split: str) -> None:
+    data = (MODEL / "evaluation" / f"{split}.jsonl").read_bytes()
+    card = (MODEL / "README.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(data).hexdigest() in card, "the card names the hash of each frozen set"
+    counts = Counter(case.category for case in cases(split))
+    each, behaviours = SETS[split]
+    assert len(counts) == behaviours and set(counts.values()) == {each}
+
+
+def test_the_set_that_asks_for_nothing_expects_no_call_and_repeats_no_other_set() -> None:
+    known = {evaluation.fold(r) for split in ("dev", "test") for r in requests(split)}
+    asked = [evaluation.fold(r) for r in requests("nothing")]
+    assert len(set(asked)) == 200 and not known & set(asked)
+    for case in cases("nothing"):
+        assert not case.expect and list(case.tools) == list(TOOLS)
+    assert sum(c.id.startswith("nothing-near-") for c in cases("nothing")) == 100
+
+
+def requests(split: str) -> list[str]:
+    return [m["content"] for c in cases(split) for m in c.messages if m["role"] == "user"]
+
+
+def test_generator_never_yields_an_evaluation_request() -> None:
+    pytest.importorskip("faker", reason="the training extra is not installed")
+    pytest.importorskip("wonderwords", reason="the training extra is not installed")
+    import data
+
+    frozen = {data.fingerprint(r) for split in SETS for r in requests(split)}
+    assert frozen <= data.blocked() and len(frozen) > 800
+    stream = data.conversations(3)
+    for _ in range(3000):
+        messages, _tools = next(stream)
+        for m in messages:
+            assert m["role"] != "user" or data.fingerprint(m["content"]) not in frozen
+
+
+@pytest.mark.parametrize("name", ["task-api-model", "task-api-model-mini"])
+def test_shipped_files_are_small_and_known(name: str) -> None:
+    path = MODEL / f"{name}.gguf"
+    known = json.loads((MODEL / "hashes.json").read_text(encoding="utf-8"))
+    assert known[path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.stat().st_size <= 12_000_000
+
+
+def conversations() -> list[tuple[list[dict], list[dict]]]:
+    """Fifty conversations of the dev set, every second one under another schema."""
+    found = []
+    kinds = [None, "strict", None, "string_ids", None, "due_date", None, "other_domain"]
+    variants = {k: evaluation.VARIANTS[k] for k in kinds if k}
+    for i, case in enumerate(cases("dev")[::4]):
+        offered = tool_schemas(list(case.tools)) if case.tools else []
+        change = variants.get(kinds[i % len(kinds)])
+        changed = change(case, offered) if change and offered else None
+        case, offered = changed or (case, offered)
+        found.append(([dict(m) for m in case.messages], offered))
+    assert len(found) >= 50
+    return found[:50]
+
+
+def test_the_server_renders_as_training_did() -> None:
+    with backend.serve(threads=1, slots=1) as server:
+        for messages, tools in conversations():
+            body = {"messages": messages, **({"tools": tools} if tools else {})}
+            got = httpx.post(f"{server.url}/apply-template", json=body, timeout=30).json()["prompt"]
+            assert got == render(messages, tools, generate=True)
+
+
+def test_learning_curves_of_saved_snapshots(tmp_path: Path, monkeypatch) -> None:
+    """With the shipped file in place of torch's: what is measured, kept and drawn."""
+    import make
+
+    few = tmp_path / "few.jsonl"
+    lines = [json.dumps(case.to_dict()) for case in cases("dev")[::40]]
+    few.write_text("\n".join(lines), encoding="utf-8")
+    snapshots = tmp_path / "full" / "snapshots"
+    snapshots.mkdir(parents=True)
+    for name in ("snapshots/0001M.pt", "snapshots/0002M.pt", "final.pt"):
+        (tmp_path / "full" / name).touch()
+    tokens = {"0001M": 1_000_100, "0002M": 2_000_300, "final": 2_000_300}
+
+    class Net:
+        def parameters(self):
+            return [type("P", (), {"numel": lambda self: 450_000})()] * 2
+
+    shipped = MODEL / "task-api-model-mini.gguf"
+    monkeypatch.setattr(make, "WORK", tmp_path)
+    monkeypatch.setattr(make, "CURVES", tmp_path / "curves.json")
+    monkeypatch.setattr(make, "CURVES_SPLIT", str(few))
+    monkeypatch.setattr(make, "load", lambda path: (Net(), tokens[path.stem]))
+    monkeypatch.setattr(make, "export", lambda name, checkpoint, out: shipped)
+    make.curve({"other": "full"})
+    make.curve({"task-api-model": "full", "not-trained": "nowhere"})
+    data = json.loads((tmp_path / "curves.json").read_text(encoding="utf-8"))
+    assert [run["name"] for run in data["runs"]] == ["other", "task-api-model"]
+    for run in data["runs"]:
+        assert run["parameters"] == 900_000
+        assert [point["tokens"] for point in run["points"]] == [1_000_100, 2_000_300]
+        assert all(point["n"] == len(lines) for point in run["points"])
+    make.draw()
+    assert "task-api-model (0.9 M parameters)" in (tmp_path / "curves.svg").read_text("utf-8")
+
+
+def as_ollama_hands_over(messages: list[dict], tools: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Properties and arguments in alphabetical order, arguments as compact JSON."""
+    tools = json.loads(json.dumps(tools))
+    for tool in tools:
+        parameters = tool["function"]["parameters"]
+        parameters["properties"] = dict(sorted(parameters["properties"].items()))
+    messages = json.loads(json.dumps(messages))
+    for message in messages:
+        for call in message.get("tool_calls") or []:
+            arguments = json.loads(call["function"]["arguments"])
+            text = json.dumps(arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            # Go's encoder escapes these three; so does Ollama.
+            for sign in "&<>":
+                text = text.replace(sign, f"\\u{ord(sign):04x}")
+            call["function"]["arguments"] = text
+    return messages, tools
+
+
+@pytest.mark.needs("go")
+def test_modelfile_renders_as_the_jinja_template(tmp_path: Path) -> None:
+    modelfile = (MODEL / "Modelfile").read_text(encoding="utf-8")
+    template = tmp_path / "template.txt"
+    template.write_text(modelfile.split('"""')[1], encoding="utf-8")
+    lines, expected = [], []
+    for messages, tools in conversations():
+        sorted_messages, sorted_tools = as_ollama_hands_over(messages, tools)
+        expected.append(render(sorted_messages, sorted_tools, generate=True))
+        for message in messages:
+            message["content"] = message.get("content") or ""
+            for call in message.get("tool_calls") or []:
+                call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+        lines.append(json.dumps({"tools": tools, "messages": messages}))
+    source = Path(__file__).parent / "go" / "render.go"
+    run = subprocess.run(["go", "run", str(source), str(template)], input="\n".join(lines),
+                         capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    got = [json.loads(line) for line in run.stdout.splitlines()]
+    assert got == expected
