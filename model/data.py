@@ -2,7 +2,7 @@
 
 Nothing is downloaded: requests are composed from the phrase files in phrases/ (written for this
 project), titles are varied with the words of Faker and wonderwords (both MIT). The order of things
-in a conversation: a list of offered tools (a `Toolbox`, whose schemas vary), then one to four
+in a conversation: a list of offered tools (a `Toolbox`, whose schemas vary), then one to eight
 exchanges. An exchange is a request, the calls it asks for (`Action`), their results and a short
 answer; or a request that must be refused. `conversations(seed)` yields the same sequence for the
 same seed, for ever.
@@ -1093,7 +1093,7 @@ class Conversation:
         self.tools = box.schemas
         world = World(box)
         self.style = r.choice(RESULT_STYLES)
-        if r.random() < 0.68:
+        if r.random() < 0.58:
             # Requests under one list of tools, without results: many decisions in few tokens.
             # Some begin with a result, so that later requests can refer to its tasks.
             if r.random() < 0.40:
@@ -1104,7 +1104,7 @@ class Conversation:
             for _ in range(r.choices([1, 2, 6, 9, 12], [14, 12, 26, 28, 20])[0]):
                 self.exchange(world, bare=True)
             return self
-        turns = r.choices([1, 2, 3, 4], [48, 30, 15, 7])[0]
+        turns = r.choices([1, 2, 3, 4, 6, 8], [36, 25, 15, 10, 8, 6])[0]
         if r.random() < 0.12 and box.offers("list"):
             self.listing(world)
         for _ in range(turns):

@@ -231,5 +231,8 @@ class Net(nn.Module):
     @torch.no_grad()
     def hold(self) -> None:
         """Put back what training must not move; call after each optimizer step."""
+        device = self.embed.weight.device
+        if self.fixed and self.fixed[0][2].device != device:
+            self.fixed = [(p, index, value.to(device)) for p, index, value in self.fixed]
         for parameter, index, value in self.fixed:
-            parameter[index] = value.to(parameter.device)
+            parameter[index] = value

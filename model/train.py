@@ -18,7 +18,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from net import Net, Shape  # noqa: E402
 from render import render, spans  # noqa: E402
 
 WORK = HERE.parent / "work" / "train"
-LONGEST = 768  # tokens of a conversation that is trained on; the rest of a longer one is left out
+LONGEST = 1024  # tokens of a conversation that is trained on; the rest of a longer one is left out
 POOL = 1024  # conversations drawn, sorted by length and cut into batches at a time
 
 
@@ -52,9 +52,9 @@ class Recipe:
 
 
 RECIPES = {
-    "task-api-model": Recipe({}, seed=1),
+    "task-api-model": Recipe({"layers": 8}, seed=1),
     "task-api-model-mini": Recipe(
-        {"dim": 128, "layers": 4, "head_dim": 32, "hidden": 320, "turning": 4}, seed=2
+        {"dim": 160, "heads": 5, "head_dim": 32, "hidden": 384, "turning": 4}, seed=2
     ),
 }
 
@@ -142,7 +142,8 @@ class Muon(torch.optim.Optimizer):
 
     torch.optim.Muon always computes in bf16, which a CPU without the instructions emulates many
     times slower; this one uses it only where it is fast. The step is scaled as there with
-    adjust_lr_fn="match_rms_adamw"."""
+    adjust_lr_fn="match_rms_adamw". Matrices of one shape are orthogonalised together: a GPU
+    would else spend its time starting hundreds of small products."""
 
     def __init__(self, params, lr: float, momentum: float = 0.95, rank: int = 0, ranks: int = 1):
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -150,39 +151,44 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
-        # Orthogonalising takes a third as long as the gradients do: the processes share the
-        # matrices among themselves and add up what each has done.
-        updates = []
-        matrices = [(p, group) for group in self.param_groups for p in group["params"]]
-        for n, (p, group) in enumerate(matrices):
-            state = self.state[p]
-            if "m" not in state:
-                state["m"] = torch.zeros_like(p)
-            m = state["m"].lerp_(p.grad, 1 - group["momentum"])
-            if n % self.ranks == self.rank:
-                updates.append(orthogonal(p.grad.lerp(m, group["momentum"])).to(p.dtype))
-            else:
-                updates.append(torch.zeros_like(p))
+        for group in self.param_groups:
+            shapes: dict[tuple, list[torch.nn.Parameter]] = {}
+            for p in group["params"]:
+                shapes.setdefault(tuple(p.shape), []).append(p)
+            for shape, params in shapes.items():
+                self._step(params, shape, group["lr"], group["momentum"])
+
+    def _step(self, params: list, shape: tuple, lr: float, momentum: float) -> None:
+        grads = torch.stack([p.grad for p in params])
+        state = self.state[params[0]]
+        if "m" not in state:
+            state["m"] = torch.zeros_like(grads)
+        m = state["m"].lerp_(grads, 1 - momentum)
+        wanted = grads.lerp_(m, momentum)
         if self.ranks > 1:
-            flat = torch.cat([u.flatten() for u in updates])
-            torch.distributed.all_reduce(flat)
-            parts = flat.split([u.numel() for u in updates])
-            updates = [part.view_as(u) for part, u in zip(parts, updates, strict=True)]
-        for (p, group), update in zip(matrices, updates, strict=True):
-            scale = 0.2 * max(p.shape) ** 0.5
-            p.mul_(1 - group["lr"] * 0.2)
-            p.add_(update, alpha=-group["lr"] * scale)
+            # Orthogonalising takes a third as long as the gradients do: the processes share the
+            # matrices among themselves and add up what each has done.
+            updates = torch.zeros_like(wanted)
+            own = slice(self.rank, None, self.ranks)
+            if self.rank < len(params):
+                updates[own] = orthogonal(wanted[own]).to(updates.dtype)
+            torch.distributed.all_reduce(updates)
+        else:
+            updates = orthogonal(wanted).to(wanted.dtype)
+        torch._foreach_mul_(params, 1 - lr * 0.2)
+        torch._foreach_add_(params, list(updates.unbind()), alpha=-lr * 0.2 * max(shape) ** 0.5)
 
 
 def orthogonal(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """The nearest (semi-)orthogonal matrices to those of g, shape (n, rows, columns)."""
     x = g.to(torch.bfloat16 if FAST else torch.float32)
-    x = x / (x.norm() + 1e-7)
-    flip = x.shape[0] > x.shape[1]
-    x = x.T if flip else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    flip = x.shape[-2] > x.shape[-1]
+    x = x.mT if flip else x
     for _ in range(steps):
-        a = x @ x.T
+        a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.T if flip else x
+    return x.mT if flip else x
 
 
 def bf16_is_fast() -> bool:
@@ -224,6 +230,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="data-parallel CPU processes")
     parser.add_argument("--workers", type=int, default=0, help="processes that write conversations")
     parser.add_argument("--set", nargs="*", default=[], help="shape or recipe values, e.g. dim=192")
+    parser.add_argument("--eager", action="store_true", help="do not compile, on a GPU")
     parser.add_argument("--start", type=Path, help="a GGUF file to go on from, same shape")
     args = parser.parse_args()
     if args.processes == 1:
@@ -235,7 +242,8 @@ def main() -> None:
 def work(rank: int, args: argparse.Namespace) -> None:
     """One process of a training run; several share gradients and keep equal weights."""
     parallel = args.processes > 1
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gpu = torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
     if parallel:
         # One thread each: they meet once a step, where threads would meet at every product.
         torch.set_num_threads(1)
@@ -265,7 +273,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
     matrices = [p for b in net.blocks for p in b.parameters() if p.ndim == 2]
     rest = [p for p in net.parameters() if not any(p is m for m in matrices)]
     muon = Muon(matrices, recipe.muon, rank=rank, ranks=args.processes)
-    adam = torch.optim.AdamW(rest, recipe.adam, betas=(0.9, 0.95), weight_decay=0.0)
+    adam = torch.optim.AdamW(rest, recipe.adam, betas=(0.9, 0.95), weight_decay=0.0, fused=gpu)
 
     step = tokens_seen = 0
     spent = 0.0
@@ -286,22 +294,32 @@ def work(rank: int, args: argparse.Namespace) -> None:
         path.with_suffix(".tmp").replace(path)
 
     def loss_of(tokens: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        tokens, targets, weights = (t.to(device) for t in (tokens, targets, weights))
         kept = weights > 0
         with torch.autocast(device, torch.bfloat16, enabled=FAST):
-            logits = net(tokens, kept)
+            # Picking out the positions that count saves a CPU much work; a GPU would have to wait
+            # until it is known how many they are.
+            logits = net(tokens, None if gpu else kept)
+        if gpu:
+            each = F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
+            return (each * weights).sum() / weights.sum()
         each = F.cross_entropy(logits.float(), targets[kept], reduction="none")
         return (each * weights[kept]).sum() / weights[kept].sum()
 
+    compiled = torch.compile(loss_of, dynamic=True) if gpu and not args.eager else loss_of
+
+    def there(batch: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+        return [t.to(device, non_blocking=True) for t in batch]
+
     check = batches(tok, 10**9, recipe.batch)
-    held_out = [next(check)[:3] for _ in range(12)] if rank == 0 else []
+    held_out = [there(next(check)[:3]) for _ in range(12)] if rank == 0 else []
     stream = Stream(tok, recipe.seed * 10**6 + step * 64 + rank, recipe.batch)
-    workers = {"num_workers": args.workers, "prefetch_factor": 8} if args.workers else {}
+    workers = {"num_workers": args.workers, "prefetch_factor": 8, "pin_memory": gpu} if args.workers else {}
     source = iter(torch.utils.data.DataLoader(stream, batch_size=None, **workers))
     log = (folder / "log.jsonl").open("a", encoding="utf-8") if rank == 0 else None
     if rank == 0:
         print(f"{args.name}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters on "
               f"{args.processes} x {device}, {'bf16' if FAST else 'fp32'}", flush=True)  # fmt: skip
+    every = 500 if gpu else 50
     started, last_save, average = time.time() - spent, time.time(), None
     while True:
         spent = time.time() - started
@@ -318,7 +336,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = base * rate
         *batch, real = next(source)
-        loss = loss_of(*batch)
+        loss = compiled(*there(batch))
         loss.backward()
         if parallel:
             flat = torch.cat([p.grad.flatten() for p in net.parameters()] + [loss.detach()[None]])
@@ -340,15 +358,16 @@ def work(rank: int, args: argparse.Namespace) -> None:
         if rank == 0 and doublings(before) < doublings(tokens_seen):
             (folder / "snapshots").mkdir(exist_ok=True)
             save(folder / "snapshots" / f"{doublings(tokens_seen):02}.pt")
-        average = loss.item() if average is None else 0.95 * average + 0.05 * loss.item()
-        if rank == 0 and step % 50 == 0:
+        # Kept as a tensor: reading it would make a GPU wait for the end of every step.
+        average = loss.detach() if average is None else average.lerp(loss.detach(), 0.05)
+        if rank == 0 and step % every == 0:
             row = {
                 "step": step,
                 "tokens": tokens_seen,
                 "seconds": round(spent),
-                "loss": round(average, 4),
+                "loss": round(float(average), 4),
             }
-            if step % 250 == 0:
+            if step % (5 * every) == 0:
                 with torch.no_grad():
                     held = sum(loss_of(*pair).item() for pair in held_out) / len(held_out)
                 row["held_out"] = round(held, 4)
