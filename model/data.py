@@ -225,6 +225,37 @@ def number(r: random.Random) -> int:
                                 (1000, 9999), (10000, 99999)]))  # fmt: skip
 
 
+def numbers(count: int, r: random.Random) -> list[int]:
+    """Different ids of a list's tasks: far apart or, as most stores have them, close together, so
+    that one digit decides; mostly in their order."""
+    if r.random() < 0.4:
+        found = {number(r) for _ in range(count)}
+        while len(found) < count:
+            found.add(number(r))
+        out = sorted(found)
+    else:
+        step, n = r.choice([1, 3, 10, 40]), number(r)
+        out = []
+        for _ in range(count):
+            out.append(n)
+            n += r.randint(1, step)
+    if r.random() < 0.2:
+        r.shuffle(out)
+    return out
+
+
+def titles(count: int, r: random.Random) -> list[str]:
+    """Titles of a list's tasks; some lists begin many of them with the same word."""
+    out = [title(r) for _ in range(count)]
+    if count > 1 and r.random() < 0.25:
+        first = out[0].split(" ")[0]
+        out = [
+            " ".join([first, *t.split(" ")[1:]]) if " " in t and r.random() < 0.7 else t
+            for t in out
+        ]
+    return out
+
+
 # --- tools ------------------------------------------------------------------------------------
 
 
@@ -446,22 +477,24 @@ def misspell(text: str, r: random.Random) -> str:
 
 def dress(frame: str, r: random.Random) -> str:
     """Vary a phrase frame: case, slips, punctuation, greetings, irrelevant remarks."""
-    if r.random() < 0.12:
+    for p in (0.14, 0.3):  # seldom a second slip
+        if r.random() >= p:
+            break
         frame = misspell(frame, r)
     x = r.random()
     if x < 0.18:
         opener = r.choice(OPENERS)
         lower = frame[:1].lower() + frame[1:] if not frame.startswith("I ") else frame
         frame = f"{opener}{r.choice([',', '', '', ' -', '!', '...', ','])} {lower}"
-    elif x < 0.26:
+    elif x < 0.30:
         aside = context(r)
         frame = f"{aside}{r.choice(['.', ',', '...', ' -', '!', ' so', ';'])} {frame}"
     x = r.random()
     if x < 0.13:
         frame = f"{frame.rstrip(' .')}{r.choice([' ', ', ', '. ', ' '])}{r.choice(CLOSERS)}"
-    elif x < 0.20:
+    elif x < 0.25:
         frame = f"{frame.rstrip(' .')}{r.choice(['. ', ', ', ' - ', '; ', ', because ', ', since ', '... '])}{context(r)}"
-    elif x < 0.38:
+    elif x < 0.42:
         frame = frame.rstrip(" .!") + "." if not frame.endswith("?") else frame
     x = r.random()
     if x < 0.30:
@@ -519,6 +552,7 @@ class World:
     tasks: list[Known] = field(default_factory=list)
     listed: list[Known] = field(default_factory=list)  # the last list shown, in its order
     last: Known | None = None  # what "it" means
+    made: list[Known] = field(default_factory=list)  # created one after another, nothing between
     calls: int = 0
 
 
@@ -626,6 +660,18 @@ def places(w: World, i: int) -> list[str]:
     return out
 
 
+def made(count: int, i: int) -> list[str]:
+    """Ways to point at task `i`, counted from 0, of `count` that were just created."""
+    names = ["first", "second", "third", "fourth", "fifth"]
+    many = {2: "two", 3: "three", 4: "four", 5: "five"}[count]
+    out = [f"the {names[i]} one", f"the {names[i]} of those", f"the {names[i]} of those {many}",
+           f"the {names[i]} of the {many}", f"the {names[i]} one i added", f"the {names[i]} task"]  # fmt: skip
+    if count == 2:
+        out += [["the former", "the earlier one", "the one before that", "the other one"],
+                ["the latter", "the later one", "the one i added last", "the newer one"]][i]  # fmt: skip
+    return out
+
+
 def refer(r: random.Random, w: World) -> tuple[str, Known | None]:
     """Words that point at a task of the conversation."""
     choices = []
@@ -633,9 +679,14 @@ def refer(r: random.Random, w: World) -> tuple[str, Known | None]:
         choices += ["it"] * 4
     if len(w.listed) > 1:
         choices += ["ordinal"] * 3 + ["property"]
+    if len(w.made) > 1 and not w.listed:
+        choices += ["made"] * 3
     if w.tasks:
         choices += ["keyword"] * 3 + ["title"] * 2
     kind = r.choice(choices) if choices else None
+    if kind == "made":
+        i = r.randrange(len(w.made))
+        return r.choice(made(len(w.made), i)), w.made[i]
     if kind == "it":
         return r.choice(
             ["it", "it", "it", "that", "that one", "this one", "this", "that task", "the task",
@@ -987,7 +1038,7 @@ def confirm(action: Action, known: Known, world: World, style: str, tasks: list[
     n = world.box.id(known.n)
     if action.tool == "list":
         if not tasks:
-            return "There are no such tasks."
+            return "You have no such tasks."
         what = "1 task" if len(tasks) == 1 else f"{len(tasks)} tasks"
         return (
             f"{what}: "
@@ -1104,6 +1155,13 @@ class Conversation:
             for _ in range(r.choices([1, 2, 6, 9, 12], [14, 12, 26, 28, 20])[0]):
                 self.exchange(world, bare=True)
             return self
+        if r.random() < 0.30 and box.offers("list") and not {"update", "complete", "delete"}.isdisjoint(box.names):
+            # A list, then many requests that point at its tasks.
+            self.listing(world)
+            if len(world.listed) > 1:
+                for _ in range(r.randint(3, 10)):
+                    self.exchange(world, bare=True, pointing=True)
+                return self
         turns = r.choices([1, 2, 3, 4, 6, 8], [36, 25, 15, 10, 8, 6])[0]
         if r.random() < 0.12 and box.offers("list"):
             self.listing(world)
@@ -1139,9 +1197,11 @@ class Conversation:
                 text = " ".join(parts)
         return dress(text, r) if r.random() < 0.5 else text
 
-    def exchange(self, world: World, bare: bool = False) -> None:
+    def exchange(self, world: World, bare: bool = False, pointing: bool = False) -> None:
+        """A request, with its answer; bare: the call without its result; pointing: about a task
+        that was shown."""
         r, box = self.r, world.box
-        x = r.random()
+        x = r.random() if not pointing else r.uniform(0.38, 1.0)
         if x < 0.12:
             self.messages += [user(self.off_topic()), said(CANNOT)]
             return
@@ -1152,15 +1212,15 @@ class Conversation:
             self.messages += [user(text), said(answer)]
             return
         found = None
-        if (world.last or world.tasks) and r.random() < 0.22:
+        if (world.last or world.tasks) and r.random() < (0.35 if pointing else 0.22):
             found = next((f for _ in range(4) if (f := follow_up(r, world))), None)
         if found:
             text, actions = found
-        elif x < 0.48:
+        elif x < 0.42:
             text, actions = several(r, world)
         else:
-            tool = r.choices(list(BASE), [40, 24, 13, 10, 13])[0]
-            refer_p = 0.55 if world.tasks else 0.0
+            tool = r.choices(list(BASE), [0, 24, 13, 0, 13] if pointing else [40, 24, 13, 10, 13])[0]
+            refer_p = (1.0 if pointing else 0.55) if world.tasks else 0.0
             text, actions = single(tool, r, world, refer_p)
             if tool == "complete" and not box.offers("complete") and box.offers("update"):
                 return  # a fair judge might accept an update instead: left out
@@ -1174,6 +1234,10 @@ class Conversation:
             return
         if not self.fits(world, actions):
             return
+        if r.random() < 0.015 and not box.string_ids:  # somebody leans on the shift key
+            text = text.upper()
+            for a in actions:
+                a.args.update({k: a.args[k].upper() for k in ("title", "due") if a.args.get(k, "none") != "none"})
         self.messages.append(user(text))
         if bare:
             if len(actions) == 1 and r.random() < 0.08:
@@ -1194,6 +1258,7 @@ class Conversation:
     def assume(self, world: World, actions: list[Action]) -> None:
         """What may still be referred to after calls whose results are not shown."""
         world.last = None
+        world.made = []
         for action in actions:
             known = next(
                 (k for k in world.tasks if world.box.id(k.n) == action.args.get("task_id")), None
@@ -1233,7 +1298,7 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": None, "tool_calls": calls})
         results, answers, touched = [], [], []
         for action, call in zip(actions, calls, strict=True):
-            failed = self.failure(world, action) if r.random() < 0.07 else None
+            failed = self.failure(world, action) if r.random() < 0.09 else None
             if failed:
                 content = (
                     failed
@@ -1272,16 +1337,18 @@ class Conversation:
         r, a = self.r, action.args
         if action.tool == "list":
             count = r.choices([0, 1, 2, 3, 4, 5, 7, 10], [8, 14, 22, 24, 17, 10, 4, 1])[0]
-            numbers = sorted({number(r) for _ in range(count)})
             tasks = [
-                Known(n, title(r), a.get("priority") or r.choice(PRIORITIES),
+                Known(n, text, a.get("priority") or r.choice(PRIORITIES),
                       a.get("status") or r.choice(STATUSES[:2] + STATUSES),
                       iso(r) if r.random() < 0.4 else None)
-                for n in numbers
+                for n, text in zip(numbers(count, r), titles(count, r), strict=True)
             ]  # fmt: skip
             return Known(0, ""), tasks
         if action.tool == "create":
-            known = Known(number(r), a["title"], a.get("priority") or "medium", "pending",
+            n = number(r)
+            if world.tasks and r.random() < 0.6:  # as stores number what is new
+                n = max(k.n for k in world.tasks) + r.choice([1, 1, 1, 2, 3])
+            known = Known(n, a["title"], a.get("priority") or "medium", "pending",
                           iso(r) if a.get("due") else None)  # fmt: skip
             return known, []
         known = next((k for k in world.tasks if world.box.id(k.n) == a["task_id"]), None)
@@ -1296,10 +1363,15 @@ class Conversation:
             known.title = a.get("title") or known.title
             known.priority = a.get("priority") or known.priority
             known.status = a.get("status") or known.status
-            known.due = iso(r) if a.get("due") else known.due
+            if a.get("due"):
+                known.due = None if a["due"] == "none" else iso(r)
         return known, []
 
     def remember(self, world: World, touched: list) -> None:
+        if touched and all(action.tool == "create" for action, _, _ in touched):
+            world.made = (world.made + [known for _, known, _ in touched])[-5:]
+        else:
+            world.made = []
         for action, known, tasks in touched:
             if action.tool == "list":
                 world.listed = tasks
@@ -1326,6 +1398,8 @@ class Conversation:
             return self.error_text(text, world, action, "due", str(action.args["due"]))
         else:
             text = r.choice(error_lines()["unavailable"])
+        if r.random() < 0.25:  # words that must be copied, not remembered
+            text = f"{text.rstrip('.')}{r.choice(['; ', ' (', ', ', ' because '])}{title(r)}"
         shown = str(action.args.get("task_id", ""))
         return self.error_text(text, world, action, "task_id", shown)
 
@@ -1355,7 +1429,7 @@ class Conversation:
             options += ["id", "id", "type"]
         if "title" in a and action.tool == "create":
             options += ["no_title", "cut"]
-        if a.get("due"):
+        if a.get("due") and a["due"] != "none":
             options.append("due")
         if args:
             options.append("unknown")

@@ -300,12 +300,15 @@ def work(rank: int, args: argparse.Namespace) -> None:
             # until it is known how many they are.
             logits = net(tokens, None if gpu else kept)
         if gpu:
-            each = F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
-            return (each * weights).sum() / weights.sum()
+            each = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+            return (each * weights.flatten()).sum() / weights.sum()
         each = F.cross_entropy(logits.float(), targets[kept], reduction="none")
         return (each * weights[kept]).sum() / weights[kept].sum()
 
-    compiled = torch.compile(loss_of, dynamic=True) if gpu and not args.eager else loss_of
+    if gpu and not args.eager:
+        # One layer, compiled once for all layers and lengths: the whole network took minutes.
+        for block in net.blocks:
+            block.compile(dynamic=True)
 
     def there(batch: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         return [t.to(device, non_blocking=True) for t in batch]
@@ -320,6 +323,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
         print(f"{args.name}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters on "
               f"{args.processes} x {device}, {'bf16' if FAST else 'fp32'}", flush=True)  # fmt: skip
     every = 500 if gpu else 50
+    waited = 0.0  # seconds for conversations that were not written yet
     started, last_save, average = time.time() - spent, time.time(), None
     while True:
         spent = time.time() - started
@@ -335,8 +339,10 @@ def work(rank: int, args: argparse.Namespace) -> None:
         for optimizer, base in ((muon, recipe.muon), (adam, recipe.adam)):
             for group in optimizer.param_groups:
                 group["lr"] = base * rate
+        asked = time.time()
         *batch, real = next(source)
-        loss = compiled(*there(batch))
+        waited += time.time() - asked
+        loss = loss_of(*there(batch))
         loss.backward()
         if parallel:
             flat = torch.cat([p.grad.flatten() for p in net.parameters()] + [loss.detach()[None]])
@@ -368,12 +374,12 @@ def work(rank: int, args: argparse.Namespace) -> None:
                 "loss": round(float(average), 4),
             }
             if step % (5 * every) == 0:
-                with torch.no_grad():
+                with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                     held = sum(loss_of(*pair).item() for pair in held_out) / len(held_out)
                 row["held_out"] = round(held, 4)
             speed = tokens_seen / max(spent, 1)
             print(
-                json.dumps({**row, "per_second": round(speed), "done": f"{progress:.0%}"}),
+                json.dumps({**row, "per_second": round(speed), "waited": round(waited), "done": f"{progress:.0%}"}),
                 flush=True,
             )
             log.write(json.dumps(row) + "\n")
