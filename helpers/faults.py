@@ -312,9 +312,10 @@ class FaultProxy:
         self._lots: list[tuple[Fault, float]] = []
         self._listening = False
         self._client: Any = None
-        self._server: asyncio.Server | None = None
+        self._socket: socket.socket | None = None
         self._open: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
+        # Windows' default loop cannot watch a socket that listens.
+        self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
         self._thread.start()
         self.port = port
@@ -444,13 +445,41 @@ class FaultProxy:
             sock.close()
             raise
         self.port = sock.getsockname()[1]
-        self._server = await asyncio.start_server(self._serve, sock=sock, backlog=128)
+        sock.listen(128)
+        sock.setblocking(False)
+        self._loop.add_reader(sock, self._accept, sock)
+        self._socket = sock
         self._listening = True
 
+    def _accept(self, sock: socket.socket) -> None:
+        """Take a connection that waits.
+
+        Not asyncio.start_server: between accepting a connection and serving it, that can be
+        closed, and then it neither serves nor closes it (CPython 3.11); the client would wait for
+        its own deadline.
+        """
+        try:
+            connection, _ = sock.accept()
+        except OSError:  # whoever it was has gone
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._greet(connection))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    async def _greet(self, connection: socket.socket) -> None:
+        try:
+            streams = await asyncio.open_connection(sock=connection)
+        except OSError:
+            connection.close()
+        else:
+            await self._serve(*streams)
+
     async def _close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
         self._listening = False
 
     async def _shut(self) -> None:

@@ -89,6 +89,15 @@ def _rehearsal(lesson: str) -> tuple[Path, bool]:
     return home / NAME, True
 
 
+def contents(folder: Path) -> dict[str, str]:
+    """The text of each file of a skill, by its path in the skill's folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
 class Skill:
     """A skill in a folder, as one lesson works on it.
 

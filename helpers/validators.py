@@ -406,6 +406,14 @@ DELETING = re.compile(
     re.IGNORECASE,
 )
 
+# What takes away a part of a task and not the task: "remove the due date from 12".
+_FIELD = r"(?:due|due[ -]?dates?|deadlines?|dates?|priorit(?:y|ies)|status)"
+_OF_A_FIELD = re.compile(
+    rf"\b\w+ +(?:(?:the|its|that|their|any|all|\S+['’]s) +){{0,2}}{_FIELD}\b(?: +(?:off|away|out))?"
+    rf"|\b{_FIELD} +(?:(?:is|can|should|may) +)?(?:off|away|out|gone|go)\b",
+    re.IGNORECASE,
+)
+
 
 def asked_for_delete(
     messages: Iterable[Mapping[str, Any]],
@@ -418,9 +426,10 @@ def asked_for_delete(
         messages: The conversation so far.
         tool: The tool that deletes; other calls pass.
         asks: What asking looks like. A pattern of words errs in both directions; measure it.
+            Words that take away a date, priority or status do not count.
     """
     said = [_said(message) for message in messages if message.get("role") == "user"]
-    asked = bool(said) and asks.search(said[-1]) is not None
+    asked = bool(said) and asks.search(_OF_A_FIELD.sub(" ", said[-1])) is not None
 
     def check(call: ToolCall) -> str | None:
         if call.name != tool or asked:

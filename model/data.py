@@ -1127,9 +1127,12 @@ RESULT_STYLES = ["plain"] * 12 + ["compact", "compact", "id", "short", "extra", 
                                   "sentence", "bare"]  # fmt: skip
 
 
+POINTING = 0.2
+
+
 class Conversation:
-    def __init__(self, r: random.Random):
-        self.r = r
+    def __init__(self, r: random.Random, pointing: float = POINTING):
+        self.r, self.pointing = r, pointing
         self.messages: list[dict] = []
         self.tools: list[dict] | None = None
 
@@ -1144,6 +1147,21 @@ class Conversation:
         self.tools = box.schemas
         world = World(box)
         self.style = r.choice(RESULT_STYLES)
+        changes = {"update", "complete", "delete"} & set(box.names)
+        if r.random() < self.pointing and box.offers("list") and changes:
+            # A list, then many requests that point at its tasks: to find the task that a word
+            # names, and then its number, is learned late, and from many examples only.
+            for _ in range(20):
+                self.messages.clear()
+                self.listing(world)
+                if 2 <= len(world.listed) <= 5:
+                    break
+            else:
+                self.messages.clear()
+                return self
+            for _ in range(r.randint(6, 14)):
+                self.exchange(world, bare=True, pointing=True)
+            return self
         if r.random() < 0.58:
             # Requests under one list of tools, without results: many decisions in few tokens.
             # Some begin with a result, so that later requests can refer to its tasks.
@@ -1155,13 +1173,6 @@ class Conversation:
             for _ in range(r.choices([1, 2, 6, 9, 12], [14, 12, 26, 28, 20])[0]):
                 self.exchange(world, bare=True)
             return self
-        if r.random() < 0.30 and box.offers("list") and not {"update", "complete", "delete"}.isdisjoint(box.names):
-            # A list, then many requests that point at its tasks.
-            self.listing(world)
-            if len(world.listed) > 1:
-                for _ in range(r.randint(3, 10)):
-                    self.exchange(world, bare=True, pointing=True)
-                return self
         turns = r.choices([1, 2, 3, 4, 6, 8], [36, 25, 15, 10, 8, 6])[0]
         if r.random() < 0.12 and box.offers("list"):
             self.listing(world)
@@ -1219,7 +1230,9 @@ class Conversation:
         elif x < 0.42:
             text, actions = several(r, world)
         else:
-            tool = r.choices(list(BASE), [0, 24, 13, 0, 13] if pointing else [40, 24, 13, 10, 13])[0]
+            tool = r.choices(list(BASE), [0, 24, 13, 0, 13] if pointing else [40, 24, 13, 10, 13])[
+                0
+            ]
             refer_p = (1.0 if pointing else 0.55) if world.tasks else 0.0
             text, actions = single(tool, r, world, refer_p)
             if tool == "complete" and not box.offers("complete") and box.offers("update"):
@@ -1237,7 +1250,13 @@ class Conversation:
         if r.random() < 0.015 and not box.string_ids:  # somebody leans on the shift key
             text = text.upper()
             for a in actions:
-                a.args.update({k: a.args[k].upper() for k in ("title", "due") if a.args.get(k, "none") != "none"})
+                a.args.update(
+                    {
+                        k: a.args[k].upper()
+                        for k in ("title", "due")
+                        if a.args.get(k, "none") != "none"
+                    }
+                )
         self.messages.append(user(text))
         if bare:
             if len(actions) == 1 and r.random() < 0.08:
@@ -1521,12 +1540,15 @@ class Conversation:
         return True
 
 
-def conversations(seed: int) -> Iterator[tuple[list[dict], list[dict] | None]]:
-    """An endless stream of (messages, tools); the same for the same seed."""
+def conversations(
+    seed: int, pointing: float = POINTING
+) -> Iterator[tuple[list[dict], list[dict] | None]]:
+    """An endless stream of (messages, tools); the same for the same seed. `pointing` is the share
+    of conversations in which a list is shown and its tasks are then referred to."""
     r = random.Random(seed)
     bad = blocked()
     while True:
-        c = Conversation(r).build()
+        c = Conversation(r, pointing).build()
         if not c.messages:
             continue
         if any(m["role"] == "user" and fingerprint(m["content"]) in bad for m in c.messages):

@@ -23,13 +23,17 @@ NAMES = {
 
 
 def export(net: Net, tokenizer_path: Path, path: Path, name: str) -> None:
-    """Write net and tokenizer.json to path as a GGUF file (matrices F16, the rest F32).
+    """Write net and tokenizer.json to path as a GGUF file (matrices Q8_0, the rest F32).
+
+    Q8_0 keeps 32 weights in 34 bytes, half of F16, and is read faster; both answered alike.
 
     Sources: GGUF specification (ggml docs/gguf.md); tensor names of llama.cpp's llama architecture.
     """
     import gguf
     import torch
+    from gguf.quants import quantize
 
+    packed = gguf.GGMLQuantizationType.Q8_0
     shape: Shape = net.shape
     state = json.loads(tokenizer_path.read_text(encoding="utf-8"))
     vocab: dict[str, int] = dict(state["model"]["vocab"])
@@ -60,7 +64,7 @@ def export(net: Net, tokenizer_path: Path, path: Path, name: str) -> None:
     w.add_rope_freq_base(ROPE_BASE)
     w.add_layer_norm_rms_eps(EPS)
     w.add_vocab_size(shape.vocab)
-    w.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    w.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre("gpt-2")
     w.add_token_list(tokens)
@@ -73,9 +77,12 @@ def export(net: Net, tokenizer_path: Path, path: Path, name: str) -> None:
     w.add_add_space_prefix(False)
     w.add_chat_template(TEMPLATE.read_text(encoding="utf-8"))
 
-    def put(name: str, tensor: torch.Tensor, half: bool) -> None:
-        array = tensor.detach().float().cpu()
-        w.add_tensor(name, (array.half() if half else array).contiguous().numpy())
+    def put(name: str, tensor: torch.Tensor, matrix: bool) -> None:
+        array = tensor.detach().float().cpu().contiguous().numpy()
+        if matrix:
+            w.add_tensor(name, quantize(array, packed), raw_dtype=packed)
+        else:
+            w.add_tensor(name, array)
 
     put("token_embd.weight", net.embed.weight, True)
     put("output_norm.weight", net.norm, False)
@@ -92,14 +99,15 @@ def export(net: Net, tokenizer_path: Path, path: Path, name: str) -> None:
 def read(path: Path) -> dict:
     """The weights of a file that export() wrote, as a state dict for a Net of the same shape.
 
-    Training can go on from a finished model with them; what F16 rounded away is learned anew in
+    Training can go on from a finished model with them; what was rounded away is learned anew in
     a few steps.
     """
     import gguf
     import torch
+    from gguf.quants import dequantize
 
     stored = {
-        t.name: torch.from_numpy(t.data.astype("float32"))
+        t.name: torch.from_numpy(dequantize(t.data, t.tensor_type).astype("float32"))
         for t in gguf.GGUFReader(str(path)).tensors
     }
     state = {"embed.weight": stored["token_embd.weight"], "norm": stored["output_norm.weight"]}

@@ -12,7 +12,7 @@ Two things are set before training rather than learned (why, and what they gain:
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from torch import nn
 
 ROPE_BASE = 10000.0
 EPS = 1e-5
+GROWN = 1.8  # on the queries and keys of added copying heads: what they look for is a smaller part
+# of the residual stream there than in layer 1
 CONSTANT = 4.0  # value of the one embedding dimension (0) that is the same for every token
 
 
@@ -163,17 +165,19 @@ class Net(nn.Module):
             block.k.weight[even, 0] = strength
             block.q.weight[even, 0] = strength * back.cos()
             block.q.weight[even + 1, 0] = -strength * back.sin()
-            self.fixed.append((block.q.weight, (rows,), block.q.weight[rows].clone()))
-            self.fixed.append((block.k.weight, (rows,), block.k.weight[rows].clone()))
             # v takes `part` directions of the token, o writes them to directions of their own.
             width = min(part, s.head_dim)
             first = rows.start
             block.v.weight[first : first + width] = self._identity(width)
             block.o.weight[:, first : first + width] = self._place(head, width).T
-        # The constant must stay a constant.
-        self.fixed.append(
-            (self.embed.weight, (slice(None), slice(0, 1)), self.embed.weight[:, :1].clone())
-        )
+        self._hold_first()
+
+    def _hold_first(self) -> None:
+        """Note what hold() puts back: where layer 0 looks, and the constant."""
+        block = self.blocks[0]
+        self.fixed = [(w, (slice(None),), w.clone()) for w in (block.q.weight, block.k.weight)]
+        constant = (slice(None), slice(0, 1))
+        self.fixed.append((self.embed.weight, constant, self.embed.weight[constant].clone()))
 
     def _part(self) -> int:
         """Directions of a token's identity that are handed on by a look-back head."""
@@ -227,6 +231,41 @@ class Net(nn.Module):
             m = F.pad(m, (0, 0, 0, s.head_dim - m.shape[0]))
             block.v.weight[rows] = m
             block.o.weight[:, rows] = m.T * 2.0
+
+    @torch.no_grad()
+    def grown(self, before: tuple[int, ...]) -> Net:
+        """A network with one more layer in front of each of the layers named, which at first adds
+        nothing, so it answers as this one does.
+
+        The new layers look for earlier places as the copying heads of layer 1 do, but where the
+        layers between have told each token more about its surroundings than its neighbours: in a
+        list of tasks, to which one it belongs. Without them a task was never found by a word of
+        its title (the model card, "What was learned on the way").
+        """
+        s = self.shape
+        more = Net(replace(s, layers=s.layers + len(before)))
+        more.load_state_dict(
+            {k: v for k, v in self.state_dict().items() if not k.startswith("blocks.")},
+            strict=False,
+        )
+        more.fixed = []
+        place = 0
+        for i, block in enumerate(self.blocks):
+            if i in before:
+                new, copying = more.blocks[place], self.blocks[1]
+                for key in ("q.weight", "k.weight", "attn_norm"):
+                    new.get_parameter(key).copy_(copying.get_parameter(key))
+                for head in range(max(1, s.heads - 1)):
+                    rows = slice(head * s.head_dim, (head + 1) * s.head_dim)
+                    new.q.weight[rows] *= GROWN
+                    new.k.weight[rows] *= GROWN
+                new.o.weight.zero_()
+                new.down.weight.zero_()
+                place += 1
+            more.blocks[place].load_state_dict(block.state_dict())
+            place += 1
+        more._hold_first()
+        return more
 
     @torch.no_grad()
     def hold(self) -> None:

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import tokenizer as tk  # noqa: E402
-from data import conversations  # noqa: E402
+from data import POINTING, conversations  # noqa: E402
 from net import Net, Shape  # noqa: E402
 from render import render, spans  # noqa: E402
 
@@ -49,6 +49,7 @@ class Recipe:
     # copied well but never learned what to do (held-out loss 0.26 with 23 % of dev right).
     muon: float = 0.003
     adam: float = 3e-3
+    pointing: float = POINTING  # share of conversations about tasks that a list showed
 
 
 RECIPES = {
@@ -78,6 +79,7 @@ def encode(tok, messages: list[dict], tools: list[dict] | None) -> tuple[list[in
     ids: list[int] = []
     weights: list[float] = []
     boilerplate = {tok.token_to_id(text) for text in tk.FIXED}
+    digits = {tok.token_to_id(digit) for digit in "0123456789"}
     encoded = tok.encode_batch([p for p, _ in pieces], add_special_tokens=False)
     for (_, weight), e in zip(pieces, encoded, strict=True):
         found = e.ids
@@ -87,18 +89,20 @@ def encode(tok, messages: list[dict], tools: list[dict] | None) -> tuple[list[in
             continue
         for i, token in enumerate(found):
             decides = i == 0 or (found[i - 1] in boilerplate and token not in boilerplate)
+            decides = decides or token in digits  # ids may differ in their last digit only
             weights.append(weight * (DECIDING if decides else 1.0))
     return ids, weights
 
 
 CONFIRMING, DECIDING = 0.8, 4.0
+OLD = 0.1  # of the learning rates, for the layers that were trained before others were added
 
 
 def batches(
-    tok, seed: int, size: int
+    tok, seed: int, size: int, pointing: float = POINTING
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
     """Endless (tokens, targets, weights, real tokens)."""
-    stream = conversations(seed)
+    stream = conversations(seed, pointing)
     order = random.Random(seed)
     while True:
         pool = []
@@ -127,13 +131,13 @@ class Stream(torch.utils.data.IterableDataset):
     """The batches of batches(), written by worker processes: a GPU reads faster than one process
     can write conversations. Each worker writes conversations of its own."""
 
-    def __init__(self, tok, seed: int, size: int) -> None:
-        self.arguments = tok, seed, size
+    def __init__(self, tok, seed: int, size: int, pointing: float = POINTING) -> None:
+        self.arguments = tok, seed, size, pointing
 
     def __iter__(self):
-        tok, seed, size = self.arguments
+        tok, seed, size, pointing = self.arguments
         info = torch.utils.data.get_worker_info()
-        return batches(tok, seed + (info.id if info else 0), size)
+        return batches(tok, seed + (info.id if info else 0), size, pointing)
 
 
 class Muon(torch.optim.Optimizer):
@@ -232,7 +236,11 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="shape or recipe values, e.g. dim=192")
     parser.add_argument("--eager", action="store_true", help="do not compile, on a GPU")
     parser.add_argument("--start", type=Path, help="a GGUF file to go on from, same shape")
+    parser.add_argument("--grow", type=int, nargs="*", default=[], metavar="N",
+                        help="with --start: new layers, in front of its layers N")  # fmt: skip
     args = parser.parse_args()
+    if args.grow and not args.start:
+        parser.error("--grow adds layers to a trained model; name its file with --start")
     if args.processes == 1:
         work(0, args)
     else:
@@ -265,15 +273,26 @@ def work(rank: int, args: argparse.Namespace) -> None:
     tok = tk.load(HERE / "tokenizer.json")
     # A whole multiple keeps matrix products aligned; the surplus entries are never used.
     shape = Shape(vocab=-(-tok.get_vocab_size() // 16) * 16, **recipe.shape)
-    net = Net(shape, recipe.seed).to(device)
+    net = Net(replace(shape, layers=shape.layers - len(args.grow)), recipe.seed)
     if args.start:
         from export import read
 
         net.load_state_dict(read(args.start))
+    net = (net.grown(tuple(args.grow)) if args.grow else net).to(device)
     matrices = [p for b in net.blocks for p in b.parameters() if p.ndim == 2]
     rest = [p for p in net.parameters() if not any(p is m for m in matrices)]
-    muon = Muon(matrices, recipe.muon, rank=rank, ranks=args.processes)
-    adam = torch.optim.AdamW(rest, recipe.adam, betas=(0.9, 0.95), weight_decay=0.0, fused=gpu)
+    # Added layers have everything to learn; the others are to keep what they know.
+    new = {id(p) for i, n in enumerate(sorted(args.grow)) for p in net.blocks[n + i].parameters()}
+
+    def groups(params: list, lr: float) -> list[dict]:
+        old = {"params": [p for p in params if id(p) not in new], "base": lr * (OLD if new else 1)}
+        added = {"params": [p for p in params if id(p) in new], "base": lr}
+        return [group for group in (old, added) if group["params"]]
+
+    muon = Muon(groups(matrices, recipe.muon), recipe.muon, rank=rank, ranks=args.processes)
+    adam = torch.optim.AdamW(
+        groups(rest, recipe.adam), recipe.adam, betas=(0.9, 0.95), weight_decay=0.0, fused=gpu
+    )
 
     step = tokens_seen = 0
     spent = 0.0
@@ -300,7 +319,9 @@ def work(rank: int, args: argparse.Namespace) -> None:
             # until it is known how many they are.
             logits = net(tokens, None if gpu else kept)
         if gpu:
-            each = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+            each = F.cross_entropy(
+                logits.float().flatten(0, 1), targets.flatten(), reduction="none"
+            )
             return (each * weights.flatten()).sum() / weights.sum()
         each = F.cross_entropy(logits.float(), targets[kept], reduction="none")
         return (each * weights[kept]).sum() / weights[kept].sum()
@@ -315,8 +336,12 @@ def work(rank: int, args: argparse.Namespace) -> None:
 
     check = batches(tok, 10**9, recipe.batch)
     held_out = [there(next(check)[:3]) for _ in range(12)] if rank == 0 else []
-    stream = Stream(tok, recipe.seed * 10**6 + step * 64 + rank, recipe.batch)
-    workers = {"num_workers": args.workers, "prefetch_factor": 8, "pin_memory": gpu} if args.workers else {}
+    stream = Stream(tok, recipe.seed * 10**6 + step * 64 + rank, recipe.batch, recipe.pointing)
+    workers = (
+        {"num_workers": args.workers, "prefetch_factor": 8, "pin_memory": gpu}
+        if args.workers
+        else {}
+    )
     source = iter(torch.utils.data.DataLoader(stream, batch_size=None, **workers))
     log = (folder / "log.jsonl").open("a", encoding="utf-8") if rank == 0 else None
     if rank == 0:
@@ -336,9 +361,8 @@ def work(rank: int, args: argparse.Namespace) -> None:
         if progress >= 1:
             break
         rate = learning_rate(progress, step)
-        for optimizer, base in ((muon, recipe.muon), (adam, recipe.adam)):
-            for group in optimizer.param_groups:
-                group["lr"] = base * rate
+        for group in muon.param_groups + adam.param_groups:
+            group["lr"] = group["base"] * rate
         asked = time.time()
         *batch, real = next(source)
         waited += time.time() - asked
@@ -379,7 +403,14 @@ def work(rank: int, args: argparse.Namespace) -> None:
                 row["held_out"] = round(held, 4)
             speed = tokens_seen / max(spent, 1)
             print(
-                json.dumps({**row, "per_second": round(speed), "waited": round(waited), "done": f"{progress:.0%}"}),
+                json.dumps(
+                    {
+                        **row,
+                        "per_second": round(speed),
+                        "waited": round(waited),
+                        "done": f"{progress:.0%}",
+                    }
+                ),
                 flush=True,
             )
             log.write(json.dumps(row) + "\n")

@@ -29,11 +29,13 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from test_cli import free_port
 
 from helpers.settings import NOTEBOOKS, ROOT, WORK
+from helpers.skill import REFERENCE, contents
 
 TOKEN = "for-this-test"
 SCREENSHOTS = WORK / "screenshots"
 SIZE = {"width": 1280, "height": 800}
 PATIENCE = 300_000  # ms; for a whole lesson on a machine that has other work too
+GROWN = Path("skills/agent-integration")
 BY_HAND = 5  # cells that are run one by one before Run All Cells
 
 pytestmark = [
@@ -62,15 +64,22 @@ LESSONS = finished()
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Iterator[str]:
-    """The address of a JupyterLab that ``python3 -m helpers lab`` started."""
-    home = tmp_path_factory.mktemp("lab")
-    course = home / "course"
+def course(tmp_path_factory) -> Path:
+    """A copy of the course, as a learner has it who has not begun."""
+    course = tmp_path_factory.mktemp("lab") / "course"
     for name in ("helpers", "model", "notebooks", "skills"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, course / name, ignore=_caches)
     for name in ("pyproject.toml", "requirements.lock"):
         shutil.copyfile(ROOT / name, course / name)
+    shutil.rmtree(course / GROWN, ignore_errors=True)
+    return course
+
+
+@pytest.fixture(scope="module")
+def lab(course) -> Iterator[str]:
+    """The address of a JupyterLab that ``python3 -m helpers lab`` started."""
+    home = course.parent
     own = {
         "COURSE_WORK": home / "work",
         "JUPYTER_CONFIG_DIR": home / "config",  # a learner's theme and layout stay as they are
@@ -302,6 +311,14 @@ def test_lesson_runs_as_a_learner_runs_it(lab, visit, name):
         page.evaluate(f"{PANEL}.sessionContext.shutdown()")
     assert visit.strangers == []
     assert visit.errors == []
+
+
+def test_the_skill_that_grew_meanwhile_is_the_reference(course, request):
+    """The lessons above, from the first to the last, on one skill."""
+    ran = [item.name for item in request.session.items if item.name.startswith("test_lesson_runs")]
+    if len(ran) < len(LESSONS):
+        pytest.skip("not all lessons were run")
+    assert contents(course / GROWN) == contents(REFERENCE)
 
 
 def drawn(found: list[dict[str, Any]]) -> list[int]:

@@ -132,6 +132,35 @@ def test_refuse_as_a_switch_closes_the_port(faults, web):
     assert call_of(ask(faults, web))[0] == "complete_task"
 
 
+def test_nobody_waits_when_the_port_is_closed_as_they_arrive(faults):
+    """Who has just connected is served or gets an error, never silence."""
+    end, silent, served = threading.Event(), [], []
+
+    def knock():
+        while not end.is_set():
+            with contextlib.suppress(ConnectionError):
+                with socket.create_connection(("127.0.0.1", faults.port), timeout=10) as client:
+                    client.sendall(
+                        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+                    )
+                    try:
+                        served.append(client.recv(1))
+                    except TimeoutError:
+                        silent.append(True)
+
+    threads = [threading.Thread(target=knock) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for _ in range(150):
+        faults.switch("refuse")
+        faults.switch(None)
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert not silent
+    assert b"H" in served
+
+
 def test_reset_in_a_whole_answer(faults, web):
     faults.script("reset")
     with pytest.raises(openai.APIConnectionError):

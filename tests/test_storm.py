@@ -256,7 +256,7 @@ def test_the_switches_work_while_requests_run(assistant, faults):
             if sum(r.faults == fault for r in board.rows) >= more:
                 return
             time.sleep(0.01)
-        raise AssertionError((fault, [r.faults for r in board.rows]))
+        raise AssertionError((fault, [r.faults for r in board.rows], screen.value[-600:]))
 
     run.value = True
     seen((), 10)  # more than there are cases: they come again, as new requests
