@@ -25,13 +25,13 @@ from .evaluation import Case, Rate
 from .faults import FAULTS, FaultProxy
 from .resilience import Assistant, Outbox, Outcome, Spare, meaning, model_ask
 from .settings import MINI, MODEL, Settings
-from .storm import Row, audit, is_right, play, prompt_of, workload
+from .storm import Handle, Row, audit, created, is_right, play, prompt_of, workload
 
 LIMIT = 1.0  # seconds that LiteLLM gives a model at least; a busy machine gets more, see Stack
 REQUESTS = 500
 DISTINCT = 96  # requests of different words; then they come again, as new requests
 SHARE = 0.3
-EVERY = 10  # each tenth request is sent a second time, as after an answer that was lost
+EVERY = 9  # each ninth request is sent a second time; odd, or no kind that creates comes up
 
 
 # --- the stack ---------------------------------------------------------------------------------
@@ -186,6 +186,7 @@ class Report:
         calm: By model: which requests it gets right in calm weather, by their words.
         dark: Numbers of the requests while no model lived.
         struck: How often each fault took place.
+        repeated: How many requests were sent a second time and had made a task each time.
         deadline: Seconds for each request.
     """
 
@@ -198,6 +199,7 @@ class Report:
     calm: dict[str, dict[str, bool]] = field(default_factory=dict)
     dark: range = range(0)
     struck: dict[str, int] = field(default_factory=dict)
+    repeated: int = 0
     deadline: float = math.inf
 
     def answered(self) -> Rate:
@@ -266,18 +268,11 @@ def endure(
             say(f"{requests} requests, {SHARE:.0%} of them struck …")
             tenth = requests // 10
             report.dark = range(3 * tenth, 3 * tenth + tenth // 2)
-            assistant, seen = stack.assistant(store, outbox), []
-
-            def handle(prompt: str, key: str) -> Outcome:
-                outcome = assistant.handle(prompt, key)
-                seen.append(outcome)
-                if int(key.rpartition("-")[2]) % EVERY == 0:  # as if that answer had been lost
-                    seen.append(assistant.handle(prompt, key))
-                return outcome
-
+            assistant = stack.assistant(store, outbox)
+            seen: list[Outcome] = []
             stack.faults.storm(SHARE, seed)
             report.rows = play(
-                handle,
+                repeating(assistant.handle, seen),
                 numbered(kinds, requests),
                 stack.faults,
                 {
@@ -295,7 +290,27 @@ def endure(
             report.left = len(outbox.waiting())
             tasks = store.list()["tasks"]
             report.lost, report.doubled = audit([*seen, *report.drained], tasks, known)
+            makers = Counter(outcome.key for outcome in seen if created(outcome))
+            report.repeated = sum(count > 1 for count in makers.values())
     return report
+
+
+def repeating(handle: Handle, seen: list[Outcome]) -> Handle:
+    """Send each ninth request a second time under the same key, as if its answer had been lost.
+
+    Args:
+        handle: What ends a request.
+        seen: Gets every outcome, in order.
+    """
+
+    def twice(prompt: str, key: str) -> Outcome:
+        outcome = handle(prompt, key)
+        seen.append(outcome)
+        if int(key.rpartition("-")[2]) % EVERY == 0:
+            seen.append(handle(prompt, key))
+        return outcome
+
+    return twice
 
 
 def numbered(cases: Sequence[Case], count: int) -> list[Case]:
@@ -334,6 +349,7 @@ def rows(report: Report) -> Iterator[tuple[str, str]]:
     yield "waited in the outbox / left in it", f"{report.waited} / {report.left}"
     ends = Counter(outcome.state for outcome in report.drained)
     yield "  done, or asked back", f"{ends['answered']}, {ends['told']}"
+    yield "creations sent a second time", str(report.repeated)
     yield "tasks lost / doubled", f"{len(report.lost)} / {len(report.doubled)}"
 
 

@@ -2,8 +2,9 @@
 now and then fails in one of the ways in which servers and networks fail.
 
 It stands between two real programs, such as LiteLLM and llama.cpp. What it breaks is really
-broken: a refused connection is refused by the operating system, a reset is a reset, and a
-wrong call is the model's own answer with a changed argument.
+broken: with ``switch("refuse")`` the port is closed and the operating system refuses the
+connection (in a script or a storm it is reset instead), a reset is a reset, and a wrong call is
+the model's own answer with a changed argument.
 
 Examples:
     >>> with FaultProxy(backend.url) as faults:

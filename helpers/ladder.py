@@ -19,6 +19,8 @@ from .lesson import figure, table
 from .tasks import TaskStore, tool_schemas
 
 MAX_TOKENS = 256  # of an answer: more than any right one needs
+# What makes an answer the same each time, for a server asked without the SDK.
+DECIDED = {"temperature": 0, "seed": 7, "cache_prompt": False}
 
 
 class Lab:
@@ -27,33 +29,43 @@ class Lab:
     Args:
         **models: A name in ``model/``, or the path of a GGUF file, by the name that the lesson
             gives it: ``Lab(main="task-api-model", mini="task-api-model-mini")``.
+        threads: Threads of each server (default: see ``backend.default_threads``).
 
     Attributes:
         ask: By name: a function of messages and tools that returns a chat completion, for
-            ``evaluation.evaluate``. The server constrains its calls by a grammar.
+            ``evaluation.evaluate``. The server constrains its calls by a grammar. Requests carry
+            the model's own name, and a mark that says that they are only counted.
 
     Raises:
         CourseError: A model's file is missing or damaged.
     """
 
-    def __init__(self, **models: str) -> None:
+    def __init__(self, *, threads: int | None = None, **models: str) -> None:
         import httpx
 
         from .backend import serve
         from .clients import http_options
+        from .notebooks import COUNTED
 
         self._servers: dict[str, Any] = {}
         self._clients: dict[str, Any] = {}
         self.ask: dict[str, Ask] = {}
         for name, file in models.items():
-            server = serve(file, alias=name, slots=1)
+            server = serve(file, slots=1, threads=threads)
             self._servers[name] = server
             self._clients[name] = httpx.Client(base_url=server.url, **http_options(60, True))
-            self.ask[name] = http_ask(server.url, name, seed=7, max_tokens=MAX_TOKENS)
+            counted = httpx.Client(**http_options(60, True), headers={COUNTED: "1"})
+            self.ask[name] = http_ask(
+                server.url, server.model, seed=7, max_tokens=MAX_TOKENS, client=counted
+            )
 
     def post(self, path: str, name: str = "main", **body: Any) -> Any:
-        """Send a request to a model's server; the ``httpx.Response``, whatever its status."""
-        return self._clients[name].post(path, json=body)
+        """Send a request to a model's server; the ``httpx.Response``, whatever its status.
+
+        Unless the body says otherwise, at temperature 0, with the lessons' seed and no cache.
+        """
+        usual = {"model": self._servers[name].model, **DECIDED}
+        return self._clients[name].post(path, json=usual | body)
 
     def prompt(
         self, messages: Sequence[Mapping[str, Any]], tools: Tools, name: str = "main"

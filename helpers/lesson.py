@@ -142,13 +142,24 @@ def show(value: Any) -> str:
     short.maxstring = short.maxother = 120
     short.maxdict = short.maxlist = 8
     short.maxlevel = 4
-    text = "..." if value is ... else short.repr(value)
+    try:
+        text = "..." if value is ... else short.repr(value)
+    except Exception:  # reprlib itself looks at lengths, keys and items
+        text = f"<{type(value).__name__}>"
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def _show_call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     given = [show(arg) for arg in args] + [f"{k}={show(v)}" for k, v in kwargs.items()]
-    return f"{getattr(function, '__name__', 'your function')}({', '.join(given)})"
+    return f"{_name(function, 'your function')}({', '.join(given)})"
+
+
+def _name(value: Any, otherwise: str) -> str:
+    """The name of a function or class, also of one whose attributes raise."""
+    try:
+        return str(getattr(value, "__name__", otherwise))
+    except Exception:
+        return otherwise
 
 
 def _run(awaitable: Any) -> Any:
@@ -163,7 +174,9 @@ def _run(awaitable: Any) -> Any:
 
 
 def _as_hint(error: BaseException, on: str) -> Hint:
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    said = type(error).__name__
+    with contextlib.suppress(Exception):  # an error of the learner's own may have no words
+        said += f": {error}" if str(error) else ""
     where = ""
     trace = error.__traceback__
     while trace:
@@ -229,7 +242,7 @@ class Lesson:
             name: The exercise.
             learner: The function or value that the learner made.
         """
-        shown = _is_solution(learner, sys._getframe(1).f_globals)
+        shown = _holds(_is_solution, learner, sys._getframe(1).f_globals)
         return self._then(name, learner, lambda mark, said: self._report(name, shown, mark, said))
 
     def use(self, name: str, learner: Any, solution: Any) -> Any:
@@ -270,7 +283,7 @@ class Lesson:
                 f"Its exercises are: {', '.join(self.exercises) or 'none'}.",
                 "Use one of these names.",
             )
-        if is_stub(learner):
+        if _holds(is_stub, learner):
             return _resolved(registered, finish(EMPTY, ""))
         mute = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
         if inspect.iscoroutinefunction(registered.function):
@@ -292,18 +305,25 @@ class Lesson:
         return finish(PASSED, said or "")
 
     def _wrong(self, error: BaseException, registered: Check, learner: Any) -> tuple[str, str]:
-        if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
-            raise error  # the learner pressed stop
-        if isinstance(error.__cause__ or error, NotImplementedError):
+        if _stops(error):
+            raise error
+        try:
+            return self._verdict(error, registered, learner)
+        except Exception:
+            # The last resort: a verdict without its words is better than a traceback of ours.
+            said = f"The check stopped with {type(error).__name__}, which cannot be shown."
+            return WRONG, _looking(said, registered.look)
+
+    def _verdict(self, error: BaseException, registered: Check, learner: Any) -> tuple[str, str]:
+        cause = error if error.__cause__ is None else error.__cause__
+        if isinstance(cause, NotImplementedError):
             return EMPTY, ""
         if not isinstance(error, Hint):
             # A check that trips over what it was given, for example over a missing key.
-            name = getattr(learner, "__name__", "your answer")
-            error = _as_hint(error, f"The check of {name}")
+            error = _as_hint(error, f"The check of {_name(learner, 'your answer')}")
         if error.got is ...:
             return EMPTY, ""
-        look = error.look or registered.look
-        return WRONG, f"{error}\n  Look again: {look}." if look else str(error)
+        return WRONG, _looking(str(error), error.look or registered.look)
 
     def _report(self, name: str, solution: bool, mark: str, said: str) -> None:
         if mark == EMPTY:
@@ -315,7 +335,33 @@ class Lesson:
             elif why := progress.record(self.id, name):
                 # A check never raises; a full disk must not look like a wrong answer.
                 said += f"\n  (Your progress could not be saved: {why})"
-        print(f"{mark} {name}: {said}")
+        # Half of a surrogate pair, say in an error's text, is nothing that can be printed.
+        print(f"{mark} {name}: {said}".encode(errors="backslashreplace").decode())
+
+
+def _looking(said: str, look: str) -> str:
+    return f"{said}\n  Look again: {look}." if look else said
+
+
+def _holds(question: Callable[..., bool], *about: Any) -> bool:
+    """The answer to a question about a learner's work; False where looking at it raises."""
+    try:
+        return question(*about)
+    except BaseException as error:
+        if _stops(error):
+            raise
+        return False
+
+
+def _stops(error: BaseException) -> bool:
+    """Whether the learner pressed stop; a learner's function can raise a CancelledError, too."""
+    if not isinstance(error, asyncio.CancelledError):
+        return isinstance(error, KeyboardInterrupt)
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop in this thread
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def _is_solution(value: Any, notebook: Mapping[str, Any]) -> bool:

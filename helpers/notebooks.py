@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -31,23 +32,31 @@ CELL_TIMEOUT = 300  # seconds
 
 IGNORED = "nbval-ignore-output"
 REQUESTS = ROOT / "tests" / "requests"  # one file per lesson, for helpers.steady
+# Marks a request of a whole evaluation: only its count is shown, which other tests repeat.
+COUNTED = "X-Course-Counted"
 
 # --- recording requests ------------------------------------------------------------------------
 
 _record_lock = threading.Lock()
 
 
-def record_hook(request: Any) -> None:
-    """An httpx request hook that notes chat completions in the file ``COURSE_RECORD`` names.
+def record_hook(request: Any, status: int | None = None) -> None:
+    """Note a chat completion in the file that ``COURSE_RECORD`` names; do nothing without it.
 
-    Each line is ``{"count": <execution count of the cell>, "body": {…}}``. Without the
-    variable it does nothing.
+    Each line is ``{"count": <execution count of the cell>, "body": {…}}``, with ``"status"``
+    when it was no success. Requests of a stand-in and of evaluations are left out.
+
+    Args:
+        request: An ``httpx.Request``.
+        status: The HTTP status of its answer, None if there was none.
     """
     path = os.environ.get("COURSE_RECORD")
     if not path or request.method != "POST" or "/chat/completions" not in str(request.url):
         return
     if request.headers.get("User-Agent") == AGENT:
         return  # the lesson's own request was noted when it went to the stand-in or the proxy
+    if COUNTED in request.headers:
+        return
     try:
         body = json.loads(request.content)
     except Exception:  # a streamed or broken body is nobody's committed answer
@@ -60,9 +69,11 @@ def record_hook(request: Any) -> None:
         shell = None
     # What In has so far: shell.execution_count runs ahead while a cell is running.
     count = len(shell.user_ns["In"]) - 1 if shell else None
-    line = json.dumps({"count": count, "body": body})
+    entry = {"count": count, "body": body}
+    if status is not None and status != 200:
+        entry["status"] = status
     with _record_lock, open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+        file.write(json.dumps(entry) + "\n")
 
 
 def record() -> None:
@@ -80,11 +91,26 @@ def record() -> None:
 
 def _recording(send: Callable[..., Any]) -> Callable[..., Any]:
     def recorded(self: Any, request: Any, **kwargs: Any) -> Any:
-        record_hook(request)
-        return send(self, request, **kwargs)
+        status = None
+        try:
+            response = send(self, request, **kwargs)
+            status = response.status_code
+            return response
+        finally:
+            record_hook(request, status)
 
-    recorded.course_original = send  # type: ignore[attr-defined]
-    return recorded
+    async def recorded_async(self: Any, request: Any, **kwargs: Any) -> Any:
+        status = None
+        try:
+            response = await send(self, request, **kwargs)
+            status = response.status_code
+            return response
+        finally:
+            record_hook(request, status)
+
+    wrapper = recorded_async if inspect.iscoroutinefunction(send) else recorded
+    wrapper.course_original = send  # type: ignore[attr-defined]
+    return wrapper
 
 
 # --- near ties ---------------------------------------------------------------------------------
@@ -341,12 +367,16 @@ def _records(log: Path) -> list[dict[str, Any]]:
 
 
 def _keep_requests(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Leave the requests behind a notebook's outputs for the tests that repeat them."""
+    """Leave the requests behind a notebook's outputs for the tests that repeat them.
+
+    Those to either model; without those that failed, of which no answer was shown.
+    """
     lines: dict[str, None] = {}
     for entry in records:
         body = dict(entry["body"])
-        if str(body.get("model", "")).split("/")[-1] == MODEL:
-            body["model"] = MODEL
+        name = str(body.get("model", "")).split("/")[-1]
+        if name in (MODEL, MINI) and "status" not in entry:
+            body["model"] = name
             for key in ("stream", "stream_options"):
                 body.pop(key, None)
             lines[_plain_ids(json.dumps(body, ensure_ascii=False))] = None

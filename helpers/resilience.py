@@ -356,10 +356,18 @@ class Trace:
             parts.append(f"{attempt.model}: {attempt.why or attempt.outcome + by}")
         return " → ".join(parts)
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: one structured line of a log."""
+    def to_dict(self, times: bool = True) -> dict[str, Any]:
+        """For JSON: one structured line of a log.
+
+        Args:
+            times: With ``began`` and ``seconds``; without them, the same request gives the same.
+        """
         rounded = [
-            {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(a).items()}
+            {
+                k: round(v, 4) if isinstance(v, float) else v
+                for k, v in asdict(a).items()
+                if times or k not in ("began", "seconds")
+            }
             for a in self.attempts
         ]
         return {"request": self.request, "deadline": self.deadline, "by": self.by,
@@ -504,6 +512,7 @@ class Outcome:
         calls: The calls that were carried out, names and arguments.
         results: What the tools returned, JSON.
         trace: The decisions.
+        key: Names the request; a retry has the same one.
     """
 
     state: str
@@ -512,6 +521,7 @@ class Outcome:
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
     trace: Trace = field(default_factory=lambda: Trace(""))
+    key: str = ""
 
 
 class Assistant:
@@ -633,9 +643,9 @@ class Assistant:
             trace = getattr(error, "trace", None) or Trace(prompt)
             trace.note("person", "told", f"told of {type(error).__name__}")
             text = f"This cannot be done: {type(error).__name__}. Someone has to look at it."
-            return Outcome("told", text=text, trace=trace)
+            return Outcome("told", text=text, trace=trace, key=key)
         if reply is None:
-            return Outcome("waiting", trace=trace)
+            return Outcome("waiting", trace=trace, key=key)
         words = reply.choices[0].message.content or ""
         return self._carry_out(calls_in(reply), key, trace, trace.by, words)
 
@@ -653,4 +663,4 @@ class Assistant:
             call_tool(self.store, name, arguments, key=f"{key}-{position}")
             for position, (name, arguments) in enumerate(calls)
         ]
-        return Outcome("answered", by, text, list(calls), results, trace)
+        return Outcome("answered", by, text, list(calls), results, trace, key)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .evaluation import Answer, Call, Case, Rate, score
 from .faults import FAULTS, FaultProxy
-from .resilience import Ask, Attempt, Outcome, Tools, Trace
+from .resilience import Ask, Outcome, Tools, Trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -232,27 +232,44 @@ def accuracy(rows: Iterable[Row], by: str = "") -> Rate:
 def audit(
     outcomes: Iterable[Outcome], tasks: Iterable[Mapping[str, Any]], known: Iterable[int] = ()
 ) -> tuple[list[int], list[int]]:
-    """Whether the store holds what was told: tasks that are lost, and tasks that nobody made.
+    """Whether the store holds what was told: tasks that are lost, and tasks that are doubled.
 
     Args:
-        outcomes: How all requests ended, those of the outbox included.
+        outcomes: How all requests ended, in order; repeated ones and those of the outbox included.
+            What has the same key is the same request.
         tasks: What the store holds now.
         known: Ids that were there before.
 
     Returns:
         Ids of tasks whose creation was told and that are gone without a deletion, and ids of
-        tasks whose creation was not told to anybody: doubled ones.
+        doubled ones: their creation was not told to anybody, or a request that had made a task
+        already made another one when it was repeated.
     """
-    made, deleted = set(), set()
+    made: set[int] = set()
+    deleted: set[int] = set()
+    again: set[int] = set()
+    first: dict[str, set[int]] = {}  # what a request made when it first made anything
     for outcome in outcomes:
-        for (name, _), result in zip(outcome.calls, outcome.results, strict=True):
-            number = json.loads(result).get("task_id")
-            if name == "create_task" and number is not None:
-                made.add(number)
-            if name == "delete_task" and number is not None:
-                deleted.add(number)
+        mine = created(outcome)
+        made |= mine
+        deleted |= _ids(outcome, "delete_task")
+        if outcome.key and mine:
+            again |= mine - first.setdefault(outcome.key, mine)
     there = {task["task_id"] for task in tasks}
-    return sorted(made - there - deleted), sorted(there - made - set(known))
+    return sorted(made - there - deleted), sorted((there - made - set(known)) | again)
+
+
+def created(outcome: Outcome) -> set[int]:
+    """Ids of the tasks that a request is said to have made."""
+    return _ids(outcome, "create_task")
+
+
+def _ids(outcome: Outcome, tool: str) -> set[int]:
+    return {
+        number
+        for (name, _), result in zip(outcome.calls, outcome.results, strict=True)
+        if name == tool and (number := json.loads(result).get("task_id")) is not None
+    }
 
 
 # --- pictures --------------------------------------------------------------------------------
@@ -281,19 +298,23 @@ def timeline(traces: Sequence[Trace], labels: Sequence[str] | None = None) -> tu
 
     fig = Figure(figsize=(8.5, 1.2 + 0.42 * len(traces)), layout="constrained")
     ax = fig.subplots()
+    deadline = max((trace.deadline for trace in traces), default=1.0)
+    axis = 1.6 * deadline
+    least = axis / 100  # a narrower bar could not be seen
     for place, trace in enumerate(traces):
+        end = 0.0
         for attempt in trace.attempts:
             colour, hatch = _LOOKS[attempt.outcome]
-            width = max(attempt.seconds, 0.02)
-            ax.barh(place, width, left=attempt.began, height=0.55, color=colour, hatch=hatch,
+            left, width = max(attempt.began, end), max(attempt.seconds, least)
+            ax.barh(place, width, left=left, height=0.55, color=colour, hatch=hatch,
                     edgecolor="white")  # fmt: skip
-        ax.text(_end(trace.attempts) + 0.04, place, trace.line(), va="center", fontsize=7)
-    deadline = max((trace.deadline for trace in traces), default=1.0)
+            end = left + width
+        ax.text(end + least / 2, place, _brief(trace.line()), va="center", fontsize=7)
     ax.axvline(deadline, color="black", linestyle="--", linewidth=1)
     ax.text(deadline, -0.7, "deadline", ha="right", fontsize=8)
     labels = labels or [trace.request[:34] for trace in traces]
     ax.set_yticks(range(len(traces)), labels, fontsize=8)
-    ax.set_xlim(0, deadline * 1.6)
+    ax.set_xlim(0, axis)
     ax.set_ylim(len(traces) - 0.4, -1.1)
     ax.set_xlabel("seconds since the request")
     used = {attempt.outcome for trace in traces for attempt in trace.attempts}
@@ -320,8 +341,14 @@ def _times(count: int) -> str:
     return f"{count} attempt{'s' if count != 1 else ''}"
 
 
-def _end(attempts: Sequence[Attempt]) -> float:
-    return max((attempt.began + max(attempt.seconds, 0.02) for attempt in attempts), default=0.0)
+def _brief(line: str, width: int = 60) -> str:
+    """A line of decisions that fits before the deadline; the last of them stays whole."""
+    if len(line) <= width:
+        return line
+    before, arrow, last = line.rpartition(" → ")
+    if not arrow:
+        return line[: width - 1] + "…"
+    return before[: max(width - len(arrow + last) - 1, 0)] + "…" + arrow + last
 
 
 def curves(points: Sequence[Mapping[str, float]], chosen: float) -> tuple[Figure, str]:
@@ -353,6 +380,28 @@ def curves(points: Sequence[Mapping[str, float]], chosen: float) -> tuple[Figure
         f"and latency, with a dashed line at {chosen:g}. Cost and latency rise with the threshold."
     )
     return fig, alt
+
+
+def explore(points: Sequence[Mapping[str, float]], chosen: float) -> Any:
+    """A slider over the thresholds of a cascade, with the curves below it.
+
+    Args:
+        points: See :func:`curves`.
+        chosen: The threshold at which the slider begins.
+    """
+    import ipywidgets as widgets
+
+    slider = widgets.SelectionSlider(
+        options=[point["threshold"] for point in points], value=chosen, description="threshold"
+    )
+    screen = widgets.HTML()
+
+    def redraw(change: object = None) -> None:
+        screen.value = as_svg(*curves(points, slider.value))
+
+    slider.observe(redraw, "value")
+    redraw()
+    return widgets.VBox([slider, screen])
 
 
 def as_svg(fig: Figure, alt: str) -> str:

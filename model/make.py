@@ -4,10 +4,13 @@
     python model/make.py                  # both models, all steps
     python model/make.py --only export    # one step: tokenizer, train, export, measure, curve
     python model/make.py --models task-api-model-mini --minutes 30
+    python model/make.py --models task-api-model --tokens 107e6
 
     python model/make.py --only curve --runs task-api-model=full   # of a run in work/train/full
     python model/make.py --only draw      # the picture of curves.json again
 
+How many tokens each model is trained on stands in train.py, and what that takes: minutes on a
+large GPU, more than a day on two cores, where `--tokens` or `--minutes` make less of it.
 Training goes on from its last checkpoint. A step whose input changed has to be asked for: the
 tokenizer is kept once it exists, because every checkpoint depends on it.
 """
@@ -141,7 +144,8 @@ def main() -> None:
     parser.add_argument("--only", choices=STEPS)
     parser.add_argument("--models", nargs="*", choices=MODELS, default=MODELS)
     parser.add_argument("--minutes", type=float, help="train by the clock instead of by tokens")
-    parser.add_argument("--processes", type=int, default=2, help="data-parallel CPU processes")
+    parser.add_argument("--tokens", type=float, help="tokens to train on (default: the recipe's)")
+    parser.add_argument("--processes", type=int, help="data-parallel processes, see train.py")
     parser.add_argument(
         "--runs",
         nargs="*",
@@ -156,14 +160,10 @@ def main() -> None:
         make_tokenizer()
     for name in args.models:
         if wanted("train"):
-            command = [
-                sys.executable,
-                str(HERE / "train.py"),
-                name,
-                "--processes",
-                str(args.processes),
-            ]
-            command += ["--minutes", str(args.minutes)] if args.minutes else []
+            command = [sys.executable, str(HERE / "train.py"), name]
+            for option in ("minutes", "tokens", "processes"):
+                value = getattr(args, option)
+                command += [f"--{option}", str(value)] if value else []
             subprocess.run(command, check=True)
         if wanted("export"):
             export(name)

@@ -12,7 +12,7 @@ Two things are set before training rather than learned (why, and what they gain:
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,6 @@ from torch import nn
 
 ROPE_BASE = 10000.0
 EPS = 1e-5
-GROWN = 1.8  # on the queries and keys of added copying heads: what they look for is a smaller part
-# of the residual stream there than in layer 1
 CONSTANT = 4.0  # value of the one embedding dimension (0) that is the same for every token
 
 
@@ -231,41 +229,6 @@ class Net(nn.Module):
             m = F.pad(m, (0, 0, 0, s.head_dim - m.shape[0]))
             block.v.weight[rows] = m
             block.o.weight[:, rows] = m.T * 2.0
-
-    @torch.no_grad()
-    def grown(self, before: tuple[int, ...]) -> Net:
-        """A network with one more layer in front of each of the layers named, which at first adds
-        nothing, so it answers as this one does.
-
-        The new layers look for earlier places as the copying heads of layer 1 do, but where the
-        layers between have told each token more about its surroundings than its neighbours: in a
-        list of tasks, to which one it belongs. Without them a task was never found by a word of
-        its title (the model card, "What was learned on the way").
-        """
-        s = self.shape
-        more = Net(replace(s, layers=s.layers + len(before)))
-        more.load_state_dict(
-            {k: v for k, v in self.state_dict().items() if not k.startswith("blocks.")},
-            strict=False,
-        )
-        more.fixed = []
-        place = 0
-        for i, block in enumerate(self.blocks):
-            if i in before:
-                new, copying = more.blocks[place], self.blocks[1]
-                for key in ("q.weight", "k.weight", "attn_norm"):
-                    new.get_parameter(key).copy_(copying.get_parameter(key))
-                for head in range(max(1, s.heads - 1)):
-                    rows = slice(head * s.head_dim, (head + 1) * s.head_dim)
-                    new.q.weight[rows] *= GROWN
-                    new.k.weight[rows] *= GROWN
-                new.o.weight.zero_()
-                new.down.weight.zero_()
-                place += 1
-            more.blocks[place].load_state_dict(block.state_dict())
-            place += 1
-        more._hold_first()
-        return more
 
     @torch.no_grad()
     def hold(self) -> None:

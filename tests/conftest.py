@@ -44,6 +44,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_holds] = True
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the test of the lessons' minutes noted, also when a worker ran it."""
+    reports = [r for key in ("passed", "failed") for r in terminalreporter.getreports(key)]
+    for table in [said for r in reports for key, said in r.user_properties if key == "minutes"]:
+        terminalreporter.section("minutes of the core paths")
+        terminalreporter.write_line(table)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if config.stash.get(_holds, False):
         from helpers import services

@@ -87,7 +87,10 @@ def test_loop(said, answer, words):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda calls, p: sum(c["prompt_tokens"] * p["in"] for c in calls), "for a million"),
+        (
+            lambda calls, p: sum(c["prompt_tokens"] * p["in"] for c in calls),
+            "a million times too much",
+        ),
         (lambda calls, p: sum(c["prompt_tokens"] * p["out"] for c in calls) / 1e6, "what is sent"),
         (lambda calls, p: sum(c["total_tokens"] * p["in"] for c in calls) / 1e6, "expected 4.0"),
         (lambda calls, p: "2 dollars", "Return a number"),
@@ -100,7 +103,7 @@ def test_cost(said, answer, words):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda sent, secrets: [s for s in secrets if s in json.dumps(sent)], "on the way"),
+        (lambda sent, secrets: [s for s in secrets if s in json.dumps(sent)], "with an é"),
         (
             lambda sent, secrets: [
                 s for s in secrets if any(s in (m.get("content") or "") for r in sent for m in r)

@@ -106,7 +106,7 @@ def test_call_with_fallback(verdict):
         ({"catch": lambda problem: isinstance(problem, BadAnswer)}, "it stopped with"),
         ({"both": False}, "Return two things"),
         ({"empty": "nobody"}, "the reply is None"),
-        ({"all": True}, "the second was asked all the same"),
+        ({"all": True}, "The second was asked all the same"),
     ],
 )
 def test_call_with_fallback_mistakes(verdict, mistake, said):
@@ -130,12 +130,12 @@ def test_key(verdict):
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        (lambda r, p, n, a: f"{r}/{p}/{time.perf_counter_ns()}", "no time and no chance"),
-        (lambda r, p, n, a: f"{r}/{p}/{json.dumps(a)}", "the arguments do not belong in it"),
+        (lambda r, p, n, a: f"{r}/{p}/{time.perf_counter_ns()}", "a second time, gave"),
+        (lambda r, p, n, a: f"{r}/{p}/{json.dumps(a)}", "in other words"),
         (lambda r, p, n, a: f"{r}/{p}/{n}", "another tool"),
-        (lambda r, p, n, a: r, "the position belongs in the key"),
-        (lambda r, p, n, a: f"call {p}", "request's id belongs in the key"),
-        (lambda r, p, n, a: f"{r}{p}", "'r111' is two different calls"),
+        (lambda r, p, n, a: r, "the first and the second, got one key, 'r1'. They are two things"),
+        (lambda r, p, n, a: f"call {p}", "r1 and r2, got one key, 'call 0'"),
+        (lambda r, p, n, a: f"{r}{p}", "request r11 got one key, 'r111'"),
         (lambda r, p, n, a: (r, p), "Return a text"),
         (lambda r, p, n, a: "", "Return a text"),
     ],
@@ -162,9 +162,15 @@ def test_budget(verdict):
 @pytest.mark.parametrize(
     ("budget", "said"),
     [
-        (lambda s, p, m, t: ((1 + s) * (1 + p), t), "for each of the models"),
+        (
+            lambda s, p, m, t: ((1 + s) * (1 + p), t),
+            "models=2: requests gave 1, expected 2. Not all of the models",
+        ),
         (lambda s, p, m, t: ((1 + s + p) * m, (1 + s + p) * m * t), "they multiply"),
-        (lambda s, p, m, t: (s * p * m, s * p * m * t), "retries plus one"),
+        (
+            lambda s, p, m, t: (s * p * m, s * p * m * t),
+            "requests gave 0, expected 1. Where nothing is retried",
+        ),
         (lambda s, p, m, t: ((1 + s) * (1 + p) * m, t), "the whole time limit"),
         (lambda s, p, m, t: (1 + s) * (1 + p) * m, "two numbers"),
     ],

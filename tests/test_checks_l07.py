@@ -149,7 +149,7 @@ def test_take(verdict):
     ("mistake", "said"),
     [
         (lambda level, seconds, rate, burst: (level - 1, 0.0), "None is left"),
-        (lambda level, s, rate, burst: service.take(level, s, rate, 10**9), "no more: min()"),
+        (lambda level, s, rate, burst: service.take(level, s, rate, 10**9), "five, and no more"),
         (lambda level, s, rate, burst: service.take(level, s, 60, burst), "At 30 a minute"),
         (lambda level, s, rate, burst: service.take(level, 0, rate, burst), "come back"),
         (lambda *given: 0.0, "Return two numbers"),

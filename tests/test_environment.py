@@ -136,7 +136,7 @@ def test_devcontainer_makes_the_environment():
 def test_ci_runs_the_command_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     last = script.strip().splitlines()[-1]
-    required = "chromium,node,netns,go,instructor"
+    required = "chromium,node,netns,go,network,instructor"
     assert shlex.split(last)[1:] == [*TEST.split(), "--require", required]
     assert TEST in README
     assert "python3 -m helpers lab" in README

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -476,6 +477,69 @@ def test_workers_of_a_scheduler_that_runs_elsewhere(graded, tmp_path, submission
         (result,) = classroom.grade(there).results
         assert result["reason"] == "L01.txt is not a notebook"
         assert cluster.scheduler_info["workers"]  # it is somebody else's: left running
+
+
+@pytest.mark.parametrize("lost", ["release", "gradebook.db"])
+def test_an_interrupted_preparation_is_made_again(
+    lost, course, lesson, tmp_path, monkeypatch, capsys
+):
+    """``source/`` was written, and nbgrader did not come to its end."""
+    from helpers.instructor import classroom
+
+    monkeypatch.setattr(classroom.notebooks, "find", lambda lessons: [lesson])
+    mine = tmp_path / "course"
+    shutil.copytree(course, mine)
+    theirs = classroom.Plan(tmp_path, tmp_path, release=mine)
+    if lost == "release":
+        shutil.rmtree(mine / lost)
+        assert classroom._course(theirs, tmp_path, ["L01"]) == (mine, [])  # it was handed out
+    else:
+        (mine / lost).unlink()
+        with pytest.raises(CourseError, match="is not complete"):
+            classroom._course(theirs, tmp_path, ["L01"])
+    plan = classroom.Plan(tmp_path, tmp_path)
+    assert classroom._course(plan, tmp_path, ["L01"]) == (mine, [])
+    assert capsys.readouterr().out == "Preparing L01 with nbgrader.\n"
+    assert classroom._assignment(mine, "L01")["parts"]["gradebook"]
+    assert classroom._course(plan, tmp_path, ["L01"]) == (mine, [])
+    assert capsys.readouterr().out == ""  # not a second time
+
+
+def test_an_old_release_does_not_hide_an_interruption(course, lesson, tmp_path, monkeypatch):
+    """The lesson has changed, and its new source was all that came to be."""
+    from helpers.instructor import classroom, release
+
+    def interrupted(folder, name):
+        raise KeyboardInterrupt
+
+    changed = tmp_path / lesson.name
+    notebook = nbformat.read(lesson, as_version=4)
+    notebook.cells[0].source += "\n# another"
+    nbformat.write(notebook, changed)
+    monkeypatch.setattr(classroom.notebooks, "find", lambda lessons: [changed])
+    shutil.copytree(course, tmp_path / "course")
+    plan, made = classroom.Plan(tmp_path, tmp_path), []
+    monkeypatch.setattr(release, "generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        classroom._course(plan, tmp_path, ["L01"])
+    monkeypatch.setattr(release, "generate", lambda folder, name: made.append(name))
+    classroom._course(plan, tmp_path, ["L01"])
+    assert made == ["L01"]
+
+
+@pytest.mark.parametrize(
+    ("spaces", "says"),
+    [
+        (("unshare",), ["a network of loopback only", "no view of other processes"]),
+        ((), ["memory and output only", "no network namespaces here", "reach the internet",
+              "read and change the files", "see other processes"]),
+    ],
+)  # fmt: skip
+def test_what_keeps_submissions_apart_is_said_plainly(spaces, says, monkeypatch):
+    from helpers.instructor import sandbox
+
+    monkeypatch.setattr(sandbox, "namespaces", lambda: spaces)
+    assert all(part in sandbox.isolation() for part in says)
 
 
 def test_a_folder_without_submissions_is_explained(tmp_path):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -11,7 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from helpers.instructor import batch
-from helpers.settings import CourseError
+from helpers.settings import NOTEBOOKS, ROOT, CourseError
 
 PARAMETERS = 'MODEL = "one"\nTIMES = 2\nSHARE = 0.5\nCAREFUL = False'
 SHOW = """\
@@ -115,3 +118,32 @@ def test_every_lesson_has_parameters_that_can_be_read():
 
     for path in notebooks.find():
         assert batch.defaults(notebooks._read(path)), path.name
+
+
+def printed(notebook: nbformat.NotebookNode) -> list[str]:
+    """What the cells of a notebook print, without those whose output may vary."""
+    cells = [c for c in notebook.cells if c.cell_type == "code"]
+    shown = [c for c in cells if "nbval-ignore-output" not in c.metadata.get("tags", [])]
+    return ["".join(o.get("text", "") for o in c.outputs) for c in shown]
+
+
+@pytest.mark.slow
+def test_papermill_itself_runs_a_lesson_from_the_root(tmp_path):
+    """The command of README.md: another working directory than JupyterLab's and the tests'."""
+    (lesson,) = NOTEBOOKS.glob("L03_*.ipynb")
+    out = tmp_path / "out.ipynb"
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", str(lesson.relative_to(ROOT)), str(out)],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "COURSE_PROGRESS": str(tmp_path / "progress.json"),
+            "COURSE_SKILL": "rehearsal",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    got, committed = (printed(nbformat.read(path, 4)) for path in (out, lesson))
+    assert got == committed and any(committed)

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from helpers import ladder as lad
-from helpers.evaluation import Case, evaluate
+from helpers import notebooks
+from helpers.evaluation import Case, evaluate, load_cases
+from helpers.settings import MINI, MODEL
 from helpers.tasks import tool_schemas
 
 NAMES = [tool["function"]["name"] for tool in tool_schemas()]
@@ -118,3 +120,60 @@ def test_what_was_written_as_a_choice():
     assert made["finish_reason"] == "tool_calls" and made["message"]["content"] is None
     assert lad.choice_of({"choices": [made]}) == made
     assert lad.choice_of(None)["message"]["content"] == ""
+
+
+# --- the servers ---------------------------------------------------------------------------------
+
+
+def figures(lab: lad.Lab, cases: list[Case]) -> list:
+    """What L04 prints, untagged, of evaluations with both models: counts, and one case whole."""
+    reports = {name: evaluate(cases, ask=ask) for name, ask in lab.ask.items()}
+    main = reports["main"]
+    shown = next(r.case for r in main.results if r.verdict.ok and r.called)
+    return [
+        {name: (r.overall.correct, r.schema_validity.correct) for name, r in reports.items()},
+        {name: rate.correct for name, rate in main.categories.items()},
+        lad.wrongly_done(main),
+        lad.page(lab, shown, main),
+    ]
+
+
+@pytest.mark.slow
+def test_the_lesson_s_counts_do_not_hang_on_the_number_of_threads():
+    """Of what is only counted a single request may be nearly tied; the count may not change."""
+    cases = load_cases("dev")[::4]
+    found = []
+    for threads in (1, 2, 4):
+        lab = lad.Lab(threads=threads, main=MODEL, mini=MINI)
+        try:
+            found.append(figures(lab, cases))
+        finally:
+            lab.stop()
+    assert len(cases) == 60
+    assert found[1] == found[0] and found[2] == found[0]
+
+
+def test_requests_of_the_lab_are_noted_under_the_model_s_own_name(tmp_path, monkeypatch):
+    import httpx
+
+    log = tmp_path / "requests.jsonl"
+    monkeypatch.setenv("COURSE_RECORD", str(log))
+    monkeypatch.setattr(httpx.Client, "send", notebooks._recording(httpx.Client.send))
+    monkeypatch.setattr(notebooks, "REQUESTS", tmp_path)
+    messages = [{"role": "user", "content": "Finish task 2"}]
+    broken = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{"}}
+    history = [*messages, {"role": "assistant", "content": None, "tool_calls": [broken]}]
+    lab = lad.Lab(mini=MINI)
+    try:
+        lab.ask["mini"](messages, [])  # only counted, so not noted
+        assert lab.post("/v1/chat/completions", "mini", messages=messages, max_tokens=9).is_success
+        refused = lab.post("/v1/chat/completions", "mini", messages=history, max_tokens=9)
+    finally:
+        lab.stop()
+    good, bad = notebooks._records(log)
+    assert good["body"] == {"model": MINI, **lad.DECIDED, "messages": messages, "max_tokens": 9}
+    assert refused.status_code == bad["status"] >= 400
+    # What failed showed no answer, so there is none to repeat.
+    notebooks._keep_requests(tmp_path / "L99_lab.ipynb", [good, bad])
+    (kept,) = (tmp_path / "L99.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(kept)["model"] == MINI

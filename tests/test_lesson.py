@@ -130,6 +130,68 @@ def test_interrupting_still_works(lesson):
         lesson.check("double", stop)
 
 
+def test_interrupting_works_while_the_work_is_looked_at(lesson):
+    class Slow(dict):
+        def values(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lesson.check("settings", Slow(port=4000))
+
+
+def test_a_cancellation_of_the_learners_own(lesson, capsys):
+    """Only where the cell itself is cancelled does it stop the cell."""
+
+    def cancelled(x):
+        raise asyncio.CancelledError
+
+    async def also(x):
+        raise asyncio.CancelledError
+
+    async def cell():
+        lesson.check("double", cancelled)
+        await lesson.check("later", also)
+
+    lesson.check("double", cancelled)
+    asyncio.run(cell())
+    said = told(capsys).splitlines()
+    assert [line[:9] for line in said if line[0] != " "] == ["✗ double:", "✗ double:", "✗ later: "]
+
+
+def test_stopping_a_cell_that_waits(lesson):
+    async def waits(x):
+        await asyncio.sleep(60)
+
+    async def cell():
+        task = asyncio.ensure_future(lesson.check("later", waits))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cell())
+
+
+def test_errors_without_words(lesson, capsys, monkeypatch):
+    class Mute(Exception):
+        def __str__(self):
+            raise ValueError("no words")
+
+    def mute(x):
+        raise Mute
+
+    def half(x):
+        raise ValueError("half of a pair: \ud800")
+
+    lesson.check("double", mute)
+    assert told(capsys) == ("✗ double: mute(2) stopped with Mute.\n  Look again: Twice as much.")
+    lesson.check("double", half)
+    assert "half of a pair: \\ud800" in told(capsys)
+    monkeypatch.setattr(ls, "_as_hint", lambda error, on: 1 / 0)
+    lesson.check("settings", 3)
+    assert told(capsys) == "✗ settings: The check stopped with TypeError, which cannot be shown."
+
+
 def test_values(lesson, capsys):
     lesson.check("settings", {"port": 4000})
     lesson.check("settings", {"port": 8080})

@@ -7,6 +7,7 @@ of their own. What is installed once needs no network again.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import nbformat
 import pytest
 from conftest import needed
 from filelock import FileLock
@@ -97,20 +99,44 @@ def environment(tmp_path_factory):
         }
 
 
+def exported(folder: Path) -> Path:
+    """The module that the lesson writes: from the notebook's own solution cells."""
+    cells = folder / "cells.py"
+    (path,) = settings.NOTEBOOKS.glob("L05_*.ipynb")
+    made = [
+        cell.source
+        for cell in nbformat.read(path, as_version=4).cells
+        if "solution" in cell.metadata.get("tags", [])
+    ]
+    before = (
+        "from helpers.mcp_server import *\n"
+        "from helpers.tasks import TaskError, tool_schemas\n"
+        "from helpers.validators import DELETING, ToolCallError, validate_tool_call\n"
+    )
+    cells.write_text("\n\n".join([before, *made]), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("l05_cells", cells)
+    space = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(space)
+    return m.export(
+        folder / "task_server.py",
+        parse=space.parse_task_response_solution,
+        guard=space.asked_for_solution,
+        hints=space.HINTS_solution,
+    )
+
+
 @pytest.fixture(scope="module", params=["stdio", "http"])
 def inspect(request, npm, environment, tmp_path_factory):
     """``inspect("tools/list", …)``: what the Inspector prints, and its exit status."""
+    module = exported(tmp_path_factory.mktemp("exported"))
     if request.param == "stdio":
-        # The exported module, as the lesson writes it and as a learner passes it on.
-        module = tmp_path_factory.mktemp("exported") / "task_server.py"
-        m.export(module, parse=m.parse_task_response, guard=m.asked_for, hints=m.HINTS)
         start = m.launch(module=module, **environment)
         target = [start["command"], *start["args"]]
         options = [part for k, v in start["env"].items() for part in ("-e", f"{k}={v}")]
         server = None
     else:
         log = tmp_path_factory.mktemp("http") / "mcp.log"
-        server = m.serve(token=TOKEN, log=log, **environment)
+        server = m.serve(token=TOKEN, log=log, module=module, **environment)
         target = [server.url]
         options = ["--transport", "http", "--header", f"Authorization: Bearer {TOKEN}"]
 

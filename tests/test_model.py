@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import httpx
@@ -64,12 +66,67 @@ def test_generator_never_yields_an_evaluation_request() -> None:
             assert m["role"] != "user" or data.fingerprint(m["content"]) not in frozen
 
 
+def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generator with the words of the phrase files in place of Faker's and wonderwords'."""
+    import data
+
+    words = {kind: data.lines(name) for kind, name in data.PLAIN.items()}
+    monkeypatch.setattr(data, "vocabulary", lambda: {**words, "verb": ("paint", "repair")})
+
+
+def seen(count: int) -> set[str]:
+    """What people say in so many conversations of the generator, folded and hashed."""
+    import data
+
+    talks = islice(data.conversations(3), count)
+    said = {m["content"] for talk, _ in talks for m in talk if m["role"] == "user"}
+    return {data.fingerprint(text) for text in said}
+
+
+def test_generator_without_its_packages_keeps_evaluation_requests_out(monkeypatch) -> None:
+    """Runs everywhere, unlike the test above; and shows that the filter is what keeps them out."""
+    import data
+
+    without_packages(monkeypatch)
+    frozen = {data.fingerprint(r) for split in SETS for r in requests(split)}
+    assert not seen(2000) & frozen
+    monkeypatch.setattr(data, "blocked", frozenset)
+    assert seen(2000) & frozen
+
+
+def test_phrases_that_are_evaluation_requests_are_kept_out() -> None:
+    """Some short requests stand in the phrase files as well ("list my tasks"): people who had not
+    seen each other's lines wrote both. The filter has to know every one of them."""
+    import data
+
+    frozen = {data.fingerprint(r) for split in SETS for r in requests(split)}
+    known, found, looked = data.blocked(), set(), 0
+    for path in data.PHRASES.glob("*.txt"):
+        for line in data.lines(path.stem):
+            text = line.split(" | ")[-1].split(" => ")[0]
+            bare = re.sub(r"\{\w+\}", "", text)
+            named = re.sub(r"\{(\w+)\}", r"\1", text)
+            same = {data.fingerprint(way) for way in (text, bare, named)} & frozen
+            looked, found = looked + 1, found | same
+    assert found <= known and looked > 10_000
+    assert len(found) < 0.05 * len(frozen), "too many of the evaluation's requests are phrases"
+
+
 @pytest.mark.parametrize("name", ["task-api-model", "task-api-model-mini"])
 def test_shipped_files_are_small_and_known(name: str) -> None:
     path = MODEL / f"{name}.gguf"
     known = json.loads((MODEL / "hashes.json").read_text(encoding="utf-8"))
     assert known[path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert path.stat().st_size <= 12_000_000
+
+
+def test_the_card_names_the_hashes_of_the_shipped_files() -> None:
+    known = json.loads((MODEL / "hashes.json").read_text(encoding="utf-8"))
+    rows = (MODEL / "README.md").read_text(encoding="utf-8").splitlines()
+    cells = {row.split("|")[1].strip(): row.split("|")[2:4] for row in rows if row.count("|") == 4}
+    columns = [name.strip() for name in cells[""]]
+    named = [cell.strip(" `") for cell in cells["SHA-256"]]
+    assert {f"{c}.gguf": n for c, n in zip(columns, named, strict=True)} == known
 
 
 def conversations() -> list[tuple[list[dict], list[dict]]]:
@@ -128,6 +185,25 @@ def test_learning_curves_of_saved_snapshots(tmp_path: Path, monkeypatch) -> None
         assert all(point["n"] == len(lines) for point in run["points"])
     make.draw()
     assert "task-api-model (0.9 M parameters)" in (tmp_path / "curves.svg").read_text("utf-8")
+
+
+def test_one_command_without_arguments_trains_both_models(monkeypatch) -> None:
+    """What train.py is asked for; how much and how is its own business, unless somebody says so."""
+    import make
+
+    ran: list[list[str]] = []
+    monkeypatch.setattr(make.subprocess, "run", lambda command, check: ran.append(command[2:]))
+    monkeypatch.setattr(make, "CURVES", MODEL / "none.json")
+    for step in ("export", "measure", "curve"):
+        monkeypatch.setattr(make, step, lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["make.py"])
+    make.main()
+    assert ran == [["task-api-model"], ["task-api-model-mini"]]
+    ran.clear()
+    few = ["--models", "task-api-model", "--tokens", "107e6"]
+    monkeypatch.setattr(sys, "argv", ["make.py", "--only", "train", *few])
+    make.main()
+    assert ran == [["task-api-model", "--tokens", "107000000.0"]]
 
 
 def as_ollama_hands_over(messages: list[dict], tools: list[dict]) -> tuple[list[dict], list[dict]]:

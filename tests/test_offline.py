@@ -15,7 +15,7 @@ import pytest
 
 from helpers import settings
 
-# Runs inside the namespace: services, a tool call through each client, an agent, an end.
+# Runs inside the namespace: services, each client, an agent, a whole lesson, an end.
 INSIDE = """
 import asyncio, json, socket, sys
 
@@ -57,6 +57,14 @@ from agents import Agent, ModelSettings, Runner
 agent = Agent("TaskAgent", model=clients.agents_model(),
               model_settings=ModelSettings(max_tokens=20))
 asyncio.run(Runner.run(agent, "hello", max_turns=1))
+
+import nbformat
+from nbclient import NotebookClient
+from helpers.settings import NOTEBOOKS
+(path,) = NOTEBOOKS.glob("L03_*.ipynb")
+lesson = nbformat.read(path, 4)
+NotebookClient(lesson, timeout=300, kernel_name="python3",
+               resources={"metadata": {"path": str(path.parent)}}).execute()
 services.down()
 assert not services.status().running
 print("attempts to reach the outside:", [b - a for a, b in zip(start, tried())])
@@ -64,8 +72,13 @@ print("attempts to reach the outside:", [b - a for a, b in zip(start, tried())])
 
 
 @pytest.mark.slow
-def test_services_and_clients_stay_on_this_machine(require, tmp_path: Path):
-    env = {**settings.scrubbed(os.environ), "COURSE_WORK": str(tmp_path / "work")}
+def test_services_clients_and_a_lesson_stay_on_this_machine(require, tmp_path: Path):
+    env = {
+        **settings.scrubbed(os.environ),
+        "COURSE_WORK": str(tmp_path / "work"),
+        "COURSE_PROGRESS": str(tmp_path / "progress.json"),
+        "COURSE_SKILL": "rehearsal",
+    }
     # A web proxy of the machine's owner is not to be asked either.
     for name in [name for name in env if name.upper().endswith("_PROXY")]:
         del env[name]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -14,7 +16,7 @@ import yaml
 from test_backend import ASK, TOOL, gone, left_by_a_killed_starter
 
 from helpers import proxy, services
-from helpers.settings import MODEL, CourseError, Settings
+from helpers.settings import MODEL, ROOT, CourseError, Settings
 
 LOCAL = Settings()
 HOSTED = Settings(hosted=True, hosted_key="sk-secret", hosted_model="gpt-4o-mini")
@@ -185,6 +187,41 @@ def test_what_litellm_itself_refuses(tmp_path: Path):
     with pytest.raises(CourseError, match="did not start") as caught:
         proxy.serve_proxy(path, key="sk-1234").stop()
     assert "master key is a publicly known default" in caught.value.why
+
+
+# dotenv looks in the working directory when a program has no file, as here; otherwise in the
+# folders above LiteLLM's own, which are the course's folder when .venv stands in it.
+WITHOUT_A_FILE = """
+import json, os, sys
+from helpers import proxy
+import litellm
+print(json.dumps({"read": os.environ.get("COURSE_FROM_DOTENV")}), flush=True)
+sys.exit(proxy.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_ignores_a_dotenv_file(tmp_path: Path):
+    (tmp_path / ".env").write_text("LITELLM_MASTER_KEY=sk-of-the-file\nCOURSE_FROM_DOTENV=read\n")
+    path = proxy.write_config(proxy.course_config(LOCAL, "http://127.0.0.1:1"), tmp_path / "c.yaml")
+    key = proxy.new_key()
+    with subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_A_FILE, "--config", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**proxy.child_env(key), "PYTHONPATH": str(ROOT)},
+    ) as child:
+        try:
+            events = [json.loads(child.stdout.readline()) for _ in range(3)]
+            assert events[0] == {"read": None} and events[2]["ready"]
+            url = events[1]["url"] + "/v1/models"
+            for given, status in ((key, 200), ("sk-of-the-file", 401)):
+                headers = {"Authorization": f"Bearer {given}"}
+                answer = httpx.get(url, headers=headers, timeout=60, trust_env=False)
+                assert answer.status_code == status
+        finally:
+            child.kill()
 
 
 # ---- the course's own proxy --------------------------------------------------------------

@@ -279,6 +279,9 @@ def test_a_trace_notes_who_when_and_why(clock):
             for a in told["attempts"]] == [("big", "failed", False, 1, 2),
                                            ("middle", "failed", True, 3, 0),
                                            ("small", "answered", False, 3, 0.5)]  # fmt: skip
+    timeless = trace.to_dict(times=False)
+    assert all({"began", "seconds"} <= attempt.keys() for attempt in told["attempts"])
+    assert not any({"began", "seconds"} & attempt.keys() for attempt in timeless["attempts"])
 
 
 # --- rules -----------------------------------------------------------------------------------

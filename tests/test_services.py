@@ -6,6 +6,7 @@ a test does not wait for the proxy: its imports are cut short when the test ends
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -403,3 +404,49 @@ def test_ollama_as_backend_under_the_same_name(alone, monkeypatch):
         [arrived] = ollama.chats()
         assert arrived.path == "/api/chat" and len(arrived.body["tools"]) == 5
         assert reply.choices[0].message.tool_calls[0].function.name == "delete_task"
+
+
+# --- a whole run of the tests ------------------------------------------------------------------
+
+INNER = """
+from helpers import services, settings
+
+def test_uses_services():
+    services.ensure(wait=("backend",), quiet=True)
+    state = (settings.STATE / "services.json").read_text()
+    (settings.WORK / "seen.json").write_text(state)
+    {ending}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"), [("pass", 0), ("assert False", 1), ("raise KeyboardInterrupt", 2)]
+)
+def test_nothing_outlives_a_run_of_the_tests(tmp_path, ending, code):
+    work, folder = tmp_path / "work", tmp_path / "inner"
+    folder.mkdir()
+    (folder / "test_inner.py").write_text(INNER.format(ending=ending), encoding="utf-8")
+    tests = Path(__file__).parent
+    env = {
+        **settings.scrubbed(os.environ),
+        "COURSE_WORK": str(work),
+        "PYTHONPATH": os.pathsep.join([str(settings.ROOT), str(tests)]),
+    }
+    env = {name: value for name, value in env.items() if not name.startswith("PYTEST")}
+    # A folder, as in the whole run: for that, conftest starts the services and gives them back.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, str(folder)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    seen = json.loads((work / "seen.json").read_text(encoding="utf-8"))
+    pids = [r["pid"] for r in seen.values() if isinstance(r, dict) and r.get("pid")]
+    assert len(pids) >= 2 and all(gone(pid) for pid in pids)
+    left = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(tmp_path) in " ".join(
+                [*process.cmdline(), process.environ().get("COURSE_WORK", "")]
+            ):
+                left.append(process.cmdline())
+    assert left == []

@@ -360,7 +360,9 @@ async def over_mcp(agent: Deployment) -> None:
     from helpers import mcp_server
 
     number = await agent.task("over MCP")
-    launch = mcp_server.launch(agent.dir / "tasks.sqlite")
+    exported = settings.WORK / "l05" / "task_server.py"  # the learner's own, made in L05
+    module = exported if exported.is_file() else ""
+    launch = mcp_server.launch(agent.dir / "tasks.sqlite", module)
     async with mcp_server.connect(launch) as client:
         tools = {tool.name for tool in await client.list_tools()}
         _want({"list_tasks", "complete_task"} <= tools, "the tools are missing")

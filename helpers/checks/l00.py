@@ -32,7 +32,7 @@ def accepts(function: Callable[[Any, str], Any]) -> str:
     cases = [
         (_wrap, "ribbon", True, "It is there. Look, do not call: a call has consequences."),
         (_wrap, "knot", False, "There is no such parameter."),
-        (_Box, "colour", True, "inspect.signature works on classes too."),
+        (_Box, "colour", True, "A class has parameters as well."),
         (_anything, "colour", False, no_star),
         (_anything, "kwargs", False, "`**kwargs` is no parameter that one can give by its name."),
         (OpenAI, "base_url", True, "The OpenAI client has it."),
@@ -123,8 +123,7 @@ def split(function: Callable[[str], Any]) -> str:
         if not isinstance(got, tuple | list) or len(got) != 2:
             raise Hint("Return two things: the header and the body.", on=what, got=got)
         if not isinstance(got[0], dict):
-            why = "yaml.safe_load makes a dictionary of the lines between the two ---."
-            raise Hint(f"The header should be a dictionary. {why}", on=what, got=got[0])
+            raise Hint("The header is YAML; it should be a dictionary.", on=what, got=got[0])
         if header is not None and got[0] != header:
             raise Hint("Is the header read as YAML?", on=what, got=got[0], expected=header)
         body = str(got[1]).strip()

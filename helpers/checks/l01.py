@@ -97,8 +97,8 @@ def loop(run_turn: Callable) -> str:
     seen = [message.get("role") for message in engine.shown[1]]
     if seen != ["user", "assistant", "tool", "tool"]:
         raise Hint(
-            "The second time, the engine must see the request, its own calls, and one tool "
-            "message per call.",
+            "The second time, the engine must see the request, its own calls, and the result of "
+            "each of them.",
             expected=["user", "assistant", "tool", "tool"],
             got=seen,
             on="The roles it saw",
@@ -170,7 +170,7 @@ def cost(function: Callable) -> str:
             continue
         text = ""
         if expected and math.isclose(got, expected * 1_000_000):
-            text = "The prices are for a million tokens, not for one."
+            text = "That is a million times too much."
         elif what.startswith("a million") and math.isclose(got, 8.0):
             text = "prompt_tokens are what is sent; their price is prices['in']."
         elif what.startswith("both"):
@@ -211,7 +211,7 @@ def leaked(function: Callable) -> str:
         if isinstance(got, list) and expected and set(got) < set(expected):
             text = "Look into every message of every request, tool results and tool calls included."
             if titles[1] not in got and titles[0] in got:
-                text = "An é may have become \\u00e9 on the way, and the search misses it."
+                text = "The title with an é in it was overlooked."
         elif isinstance(got, list) and len(got) > len(set(map(str, got))):
             text = "Name each title once."
         raise Hint(text, expected=expected, got=got, on=f"For {what}, your function")

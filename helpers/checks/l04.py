@@ -58,13 +58,13 @@ def _read_why(what: str, wanted: Any, got: Any) -> str:
     if wanted is None and what == "a right call and one that was cut off":
         return "Half an answer is not an answer: one call that cannot be read spoils the whole."
     if wanted is None:
-        return "It begins with <tool_call> and cannot be read as a call: return None."
+        return "It begins with <tool_call> and cannot be read as a call."
     if wanted == [] and got is None:
-        return "There is no <tool_call> in words; nothing is broken: return an empty list."
+        return "There is no <tool_call> in words; nothing is broken."
     if not isinstance(got, list):
         return "Return a list of dictionaries with name and arguments."
     if len(got) < len(wanted):
-        return "An answer may hold several calls; re.findall finds them all."
+        return "An answer may hold several calls; not all of them are there."
     return ""
 
 
@@ -112,14 +112,14 @@ def unasked_delete(object_to: Callable[[ToolCall, str], Any]) -> str:
                        on=f"a delete after {said!r}", got=got)  # fmt: skip
         got = call(object_to, finish, said)
         if got is not None:
-            raise Hint("This call deletes nothing: return None.",
-                       on=f"complete_task after {said!r}", got=got)  # fmt: skip
+            raise Hint("This call deletes nothing.", on=f"complete_task after {said!r}", got=got,
+                       expected=None)  # fmt: skip
     for said in ASKED:
         got = call(object_to, delete, said)
         if got is not None:
             why = "Capital letters are letters as well." if said.isupper() else ""
-            why = why or "That is a way of asking for it: return None."
-            raise Hint(why, on=f"a delete after {said!r}", got=got)
+            why = why or "That is a way of asking for it."
+            raise Hint(why, on=f"a delete after {said!r}", got=got, expected=None)
     return "It stops what nobody asked for and lets through what somebody did, in these nine."
 
 
@@ -157,7 +157,8 @@ def _check_back(back: Callable[..., Any], what: str, message: dict[str, Any],
     got = _call(back, what, message, errors)
     calls = before["tool_calls"]
     if message != before:
-        raise Hint(f"On {what}: the answer itself was changed. Work on a copy: copy.deepcopy.")
+        raise Hint("The message that came in must stay as it was.", on=f"{what}, that message "
+                   "afterwards", got=message, expected=before)  # fmt: skip
     if not isinstance(got, list) or not all(isinstance(m, Mapping) for m in got):
         raise Hint("Return a list of messages.", on=what, got=got)
     roles = [m.get("role") for m in got]
@@ -175,9 +176,8 @@ def _check_back(back: Callable[..., Any], what: str, message: dict[str, Any],
             readable = False
         if not readable:
             raise Hint(
-                "A server reads these arguments again, and fails on what is not an object: "
-                "put '{}' in their place.",
-                on=what, got=text,
+                "A server reads these arguments again, and fails on what is not an object.",
+                on=f"{what}, the arguments", got=text, expected="{}",
             )  # fmt: skip
         original = call_before["function"]["arguments"]
         if text != original and what not in ("broken arguments", "a list as arguments"):
@@ -195,8 +195,8 @@ def _check_back(back: Callable[..., Any], what: str, message: dict[str, Any],
         except (ValueError, TypeError):
             said = None
         if not isinstance(said, str) or not said:
-            raise Hint('The content is a JSON text: json.dumps({"error": "…"}).', on=what,
-                       got=result.get("content"))  # fmt: skip
+            raise Hint('The content must be JSON, an object with a sentence under "error".',
+                       on=f"{what}, the content", got=result.get("content"))  # fmt: skip
         if error is not None and said != error:
             raise Hint("Pass the error on as it is.", on=what, got=said, expected=error)
         if error is None and said in [e for e in errors if e]:

@@ -80,11 +80,11 @@ def _how(got: Any, wanted: Sequence[Any]) -> str:
     if not isinstance(got, list | tuple):
         return "Return a list of pairs, name and arguments."
     if got and not isinstance(got[0], tuple):
-        return "Each call is a pair: (call.name, call.arguments)."
+        return "Each call is a pair of a name and its arguments."
     if len(got) < len(wanted):
         return "Every call counts, not only the first."
     if got and isinstance(got[0][1], str):
-        return "The arguments are still text; validate_tool_call has them as a dictionary."
+        return "The arguments are still text; a dictionary is wanted."
     return ""
 
 

@@ -103,10 +103,17 @@ class Model:
         self.allowed: list[float] = []
 
     def __call__(self, prompt: str, tools: Any, timeout: float) -> Any:
-        if prompt != PROMPT or tools != TOOLS:
-            raise Hint("Hand prompt and tools on to the model as they came.")
+        if prompt != PROMPT:
+            raise Hint("Hand the prompt on to the model as it came.", expected=PROMPT, got=prompt,
+                       on="The prompt that a model was given")  # fmt: skip
+        if tools != TOOLS:
+            # Whole schemas would bury the sentence.
+            got = f"{len(tools)} of {len(TOOLS)} tools" if isinstance(tools, list) else tools
+            raise Hint("Hand the tools on to the model as they came.", got=got,
+                       on="The tools that a model was given")  # fmt: skip
         if not isinstance(timeout, int | float):
-            raise Hint("The third argument of a model is a number of seconds.", got=timeout)
+            raise Hint("The third argument of a model is a number of seconds.", got=timeout,
+                       on="The third argument that a model was given")  # fmt: skip
         self.allowed.append(timeout)
         self.clock.now += timeout if self.takes is None else self.takes
         if isinstance(self.answer, Exception):
@@ -146,11 +153,11 @@ def call_with_fallback(function: Callable[..., Any]) -> str:
     good = completion(None, [GOOD], "tool_calls")
     with counted() as clock:
         first, second = Model(good, clock), Model(good, clock)
-        reply, trace = _run(function, "a first model that answers", first, second)
-        if second.allowed:
-            raise Hint("The first model answered, and the second was asked all the same.")
-        _same(reply, good, "a first model that answers")
-        _noted(trace, ["answered"], "a first model that answers")
+        on = "a first model that answers"
+        reply, trace = _run(function, on, first, second)
+        _unasked(second, f"On {on}", "The second was asked all the same.")
+        _same(reply, good, on)
+        _noted(trace, ["answered"], on)
 
     bad = {
         "an unknown tool": completion(None, [("finish", {"task_id": 14})], "tool_calls"),
@@ -165,7 +172,7 @@ def call_with_fallback(function: Callable[..., Any]) -> str:
             on = f"a first model with {what}"
             reply, trace = _run(function, on, first, second)
             if not second.allowed:
-                raise Hint(f"On {on}, the second model was not asked.", got=reply, on=on)
+                raise Hint("There the second model was not asked.", got=reply, on=on)
             _same(reply, good, on)
             _noted(trace, ["failed", "answered"], on)
 
@@ -173,23 +180,27 @@ def call_with_fallback(function: Callable[..., Any]) -> str:
         problem = faults[what][0]
         with counted() as clock:
             first, second = Model(problem, clock), Model(good, clock)
+            on = f"a first model with {what}"
             try:
-                function(PROMPT, TOOLS, {"first": first, "second": second})
+                got = function(PROMPT, TOOLS, {"first": first, "second": second})
+            except Hint:
+                raise
             except Exception as error:
                 if error is not problem:
-                    text = f"It stopped with {type(error).__name__}: {error}."
-                    raise Hint(f"On {what}, raise what came. {text}") from error
+                    raise Hint("Raise what came, and nothing else.", on=on, got=error,
+                               expected=problem) from error  # fmt: skip
             else:
-                raise Hint(f"{what.capitalize()} must not fall back: raise it again.")
-            if second.allowed:
-                raise Hint(f"On {what}, the second model was asked; it must not fall back.")
+                raise Hint("This must not fall back: raise it again.", on=on, got=got,
+                           expected=problem)  # fmt: skip
+            _unasked(second, f"On {on}", "This must not fall back.")
 
     with counted() as clock:
         broken = faults["a broken server"][0]
         reply, trace = _run(function, "two models that fail", Model(broken, clock),
                             Model(broken, clock))  # fmt: skip
         if reply is not None:
-            raise Hint("When every model has failed, the reply is None.", got=reply)
+            raise Hint("When every model has failed, the reply is None.",
+                       on="two models that fail", got=reply, expected=None)  # fmt: skip
         _noted(trace, ["failed", "failed"], "two models that fail")
     _time(function, good)
     return f"{len(bad)} kinds of failure, none of them the person's problem; 3 that must be told."
@@ -213,8 +224,14 @@ def _time(function: Callable[..., Any], good: Any) -> None:
     with counted() as clock:
         hangs, second = Model(late, clock, None), Model(good, clock)
         _run(function, "a deadline that has passed", hangs, second, patience=2.0, deadline=2.0)
-        if second.allowed:
-            raise Hint("After the deadline nobody is asked any more: stop when trace.left() is 0.")
+        on = "With patience=2 and deadline=2, after a model that hung for 2 seconds"
+        _unasked(second, on, "After the deadline nobody is asked any more.")
+
+
+def _unasked(model: Model, on: str, why: str) -> None:
+    if model.allowed:
+        raise Hint(why, on=f"{on}, the number of questions to the second", expected=0,
+                   got=len(model.allowed))  # fmt: skip
 
 
 def _same(reply: Any, wanted: Any, on: str) -> None:
@@ -247,17 +264,17 @@ def budget(function: Callable[..., Any]) -> str:
         ((1, 3, 2, 0.5), (16, 8.0)),
     ]:
         got = call(function, *given)
-        if got is ... or not isinstance(got, tuple | list) or len(got) != 2:
-            raise Hint("Return two numbers: requests and seconds.", got=got)
         on = f"sdk_retries={given[0]}, proxy_retries={given[1]}, models={given[2]}"
+        if got is ... or not isinstance(got, tuple | list) or len(got) != 2:
+            raise Hint("Return two numbers: requests and seconds.", on=on, got=got)
         if got[0] != wanted[0]:
             text = ""
             if got[0] * given[2] == wanted[0]:
-                text = "The proxy has its tries for each of the models."
+                text = "Not all of the models are counted."
             elif got[0] in (given[0] + given[1] + 1, (given[0] + given[1] + 1) * given[2]):
                 text = "Each try of the client starts all tries of the proxy anew: they multiply."
             elif got[0] == given[0] * given[1] * given[2]:
-                text = "Tries are retries plus one."
+                text = "Where nothing is retried, something is asked all the same."
             raise Hint(text, expected=wanted[0], got=got[0], on=f"With {on}: requests")
         if abs(got[1] - wanted[1]) > 1e-9:
             raise Hint("Each of the requests may take the whole time limit.", expected=wanted[1],
@@ -275,31 +292,33 @@ def key(function: Callable[..., Any]) -> str:
     def make(request_id: str, position: int, name: str, arguments: Mapping[str, Any]) -> str:
         got = call(function, request_id, position, name, dict(arguments))
         if got is ... or not isinstance(got, str) or not got:
-            raise Hint("Return a text.", got=got, on="Your function")
+            on = f"key({request_id!r}, {position}, {name!r}, {show(dict(arguments))})"
+            raise Hint("Return a text.", got=got, on=on)
         return got
 
     first = make("r1", 0, "create_task", mum)
-    if make("r1", 0, "create_task", mum) != first:
-        raise Hint("The same call of the same request must have the same key every time: no time "
-                   "and no chance in it.")  # fmt: skip
-    if make("r1", 0, "create_task", tomorrow) != first:
-        raise Hint(
-            "A retry may be answered by another model, in other words. The key names what the "
-            "person wants, so the arguments do not belong in it.",
-            got=make("r1", 0, "create_task", tomorrow), expected=first,
-            on="The same request with another due date in the call",
-        )  # fmt: skip
-    if make("r1", 0, "update_task", {"task_id": 1, "title": "call mum"}) != first:
-        raise Hint("Another model may choose another tool. The key is that of the request's first "
-                   "call all the same.")  # fmt: skip
-    if make("r1", 1, "create_task", mum) == first:
-        raise Hint("Two calls in one answer are two things to do: the position belongs in the key.")
-    if make("r2", 0, "create_task", mum) == first:
-        raise Hint("Another request is another task, even with the same words: the request's id "
-                   "belongs in the key.")  # fmt: skip
-    if make("r1", 11, "create_task", mum) == make("r11", 1, "create_task", mum):
-        raise Hint(
-            "Something must stand between the two parts: "
-            f"{show(make('r1', 11, 'create_task', mum))} is two different calls."
-        )
+    for on, name, arguments, why in [
+        ("The same call of the same request, a second time,", "create_task", mum,
+         "A retry could not be recognised by that."),
+        ("The same request with another due date in the call", "create_task", tomorrow,
+         "A retry may be answered by another model, in other words. The key names what the person "
+         "wants, and that is the same."),
+        ("The same request with update_task in place of create_task", "update_task",
+         {"task_id": 1, "title": "call mum"},
+         "Another model may choose another tool. The key is that of the request's first call all "
+         "the same."),
+    ]:  # fmt: skip
+        if (got := make("r1", 0, name, arguments)) != first:
+            raise Hint(why, on=on, got=got, expected=first)
+    for on, one, other, why in [
+        ("Two calls in one answer, the first and the second,", ("r1", 0), ("r1", 1),
+         "They are two things to do."),
+        ("Two requests with the same words, r1 and r2,", ("r1", 0), ("r2", 0),
+         "Another request is another task."),
+        ("Call 11 of request r1 and call 1 of request r11", ("r1", 11), ("r11", 1),
+         "They have nothing to do with each other."),
+    ]:  # fmt: skip
+        keys = [make(*call_, "create_task", mum) for call_ in (one, other)]
+        if keys[0] == keys[1]:
+            raise Hint(f"{on} got one key, {show(keys[0])}. {why}")
     return "A retry is the same, whoever answers it; everything else is another."

@@ -183,17 +183,18 @@ def take(function: Callable[..., Any]) -> str:
         (
             (0.0, 0.0, 60, 5),
             (0.0, 1.0),
-            "None is left; at 60 a minute, one comes back in a second.",
+            "None is left; at 60 a minute, the next is there after one second.",
         ),
         ((0.0, 0.5, 60, 5), (0.5, 0.5), "Half of one has come back; the other half takes as long."),
         ((0.0, 2.0, 60, 5), (1.0, 0.0), "Two have come back, and one of them is used."),
         ((0.0, 1.0, 30, 5), (0.5, 1.0), "At 30 a minute, a second brings back half of one."),
-        ((3.0, 3600.0, 60, 5), (4.0, 0.0), "After an hour there are five, and no more: min()."),
+        ((3.0, 3600.0, 60, 5), (4.0, 0.0), "After an hour there are five, and no more."),
     ]:
         got = call(function, *given)
         on = f"take({', '.join(f'{value:g}' for value in given)})"
         if got is ... or not isinstance(got, tuple | list) or len(got) != 2:
-            raise Hint("Return two numbers: what is left, and the seconds to wait.", got=got)
+            raise Hint("Return two numbers: what is left, and the seconds to wait.",
+                       on=on, got=got)  # fmt: skip
         if any(abs(a - b) > 1e-9 for a, b in zip(got, wanted, strict=True)):
             raise Hint(why, on=on, got=tuple(got), expected=wanted)
     return "A burst passes, a flood does not, and everybody is told when to come back."

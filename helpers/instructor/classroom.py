@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,12 @@ def _course(plan: Plan, out: Path, lessons: Sequence[str]) -> tuple[Path, list[s
         if plan.release:
             if not list((course / "source" / lesson).glob("*.ipynb")):
                 skipped.append(lesson)
+            elif not (course / "gradebook.db").is_file():  # release/ may have been handed out
+                raise CourseError(
+                    f"The release in {course} is not complete: it has no gradebook.db.",
+                    "The command that made it was probably interrupted.",
+                    f"Make it again: python3 -m helpers release --out {course}",
+                )
             continue
         try:
             (path,) = notebooks.find([lesson])
@@ -233,8 +240,10 @@ def _course(plan: Plan, out: Path, lessons: Sequence[str]) -> tuple[Path, list[s
             skipped.append(lesson)
             continue
         made = course / "source" / lesson / path.name
-        if not made.is_file() or not _equal(made, wanted):
+        if not made.is_file() or not _equal(made, wanted) or not _whole(course, lesson):
             print(f"Preparing {lesson} with nbgrader.", flush=True)
+            # Its last step writes the release. An old one would hide an interruption until then.
+            shutil.rmtree(course / "release" / lesson, ignore_errors=True)
             release.make_course(course, [path])
     if len(skipped) == len(lessons):
         raise CourseError(
@@ -243,6 +252,13 @@ def _course(plan: Plan, out: Path, lessons: Sequence[str]) -> tuple[Path, list[s
             "Name other lessons, or another release.",
         )
     return course, skipped
+
+
+def _whole(course: Path, lesson: str) -> bool:
+    """Whether nbgrader came to its end: every source has a release, and there is a gradebook."""
+    wanted = [path.name for path in (course / "source" / lesson).glob("*.ipynb")]
+    released = course / "release" / lesson
+    return (course / "gradebook.db").is_file() and all((released / n).is_file() for n in wanted)
 
 
 def _equal(made: Path, wanted: Any) -> bool:

@@ -112,8 +112,8 @@ def isolation() -> str:
     if namespaces():
         return "with a network of loopback only, no view of other processes, and read-only files"
     return (
-        "with limits only: no network namespaces here, so submissions can reach the network "
-        "and the files of this account"
+        "with limits on time, memory and output only (no network namespaces here): it can reach "
+        "the internet, read and change the files of this account, and see other processes"
     )
 
 
