@@ -8,7 +8,6 @@ lie in ``work/screenshots`` afterwards.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -26,8 +25,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from test_cli import free_port
 
 from helpers.settings import NOTEBOOKS, ROOT, WORK
@@ -396,69 +394,13 @@ PALE = """least => {
 }"""
 
 
-def unseen(picture: Locator) -> str:
-    """Why a plot or a diagram cannot be made out; empty if it can.
-
-    Most of it is ground. What is drawn has to stand out from that as text has to (WCAG), though
-    it may be thin: in one pixel of two hundred.
-    """
-    name = picture.evaluate("e => e.alt || e.closest('.jp-Cell').innerText.slice(0, 60)")
-    box = picture.bounding_box()
-    if box is None or box["width"] < 100 or box["height"] < 50:
-        return f"{name}: not drawn, {box}"
-    seen = Image.open(io.BytesIO(picture.screenshot())).convert("RGB")
-    colours = sorted(seen.getcolors(seen.width * seen.height), reverse=True)
-    ground = luminance(colours[0][1])
-    clear = 0
-    for count, colour in colours:
-        low, high = sorted([ground, luminance(colour)])
-        clear += count if (high + 0.05) / (low + 0.05) >= 4.5 else 0
-    share = clear / (seen.width * seen.height)
-    return f"{name}: {share:.2%} of it stands out" if share < 0.005 else ""
-
-
-def luminance(colour: tuple[int, int, int]) -> float:
-    """Relative luminance by WCAG, from 0 to 1."""
-    parts = [v / 255 for v in colour]
-    red, green, blue = (v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-IN_THE_DARK = [name for name in LESSONS if name[:3] in ("L00", "L01", "L04", "L06")]
-
-
-@pytest.mark.parametrize("name", IN_THE_DARK, ids=lambda name: name[:3])
-def test_lessons_can_be_read_in_the_dark_theme(lab, visit, name):
-    """As they are committed, without running a cell: words, plots and diagrams."""
+@pytest.mark.skipif(not LESSONS, reason="no lesson is finished yet")
+def test_lessons_can_be_read_in_the_dark_theme(lab, visit):
     page = visit.page
-    open_notebook(page, lab, name)
-    try:
-        choose(page, "Settings", "Theme", "JupyterLab Dark")
-        page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
-        # All cells at once; otherwise those off the screen are not there to be looked at.
-        notebook = f"{PANEL}.content"
-        page.evaluate(
-            f"{notebook}.notebookConfig = {{...{notebook}.notebookConfig, windowingMode: 'none'}}"
-        )
-        stored = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-        page.wait_for_function(
-            "n => document.querySelectorAll('.jp-Notebook .jp-Cell').length >= n", arg=len(stored)
-        )
-        page.wait_for_timeout(2000)  # diagrams are drawn anew for the theme
-        photograph(page, f"{name[:3]}-dark")
-        assert page.evaluate(PALE, 3) == []
-        shown = page.locator(".jp-Notebook .jp-Cell").locator("img, .jp-RenderedSVG svg").all()
-        assert len(shown) == pictures(stored)
-        assert [why for picture in shown if (why := unseen(picture))] == []
-    finally:
-        page.evaluate(f"{PANEL}.sessionContext.shutdown()")
+    open_notebook(page, lab, LESSONS[0])
+    choose(page, "Settings", "Theme", "JupyterLab Dark")
+    page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
+    page.wait_for_timeout(1000)
+    photograph(page, f"{LESSONS[0][:3]}-dark")
+    assert page.evaluate(PALE, 3) == []
     assert visit.strangers == []
-
-
-def pictures(found: list[dict[str, Any]]) -> int:
-    """How many plots, drawings and diagrams a notebook shows."""
-    texts = ["".join(cell["source"]) for cell in found if cell["cell_type"] == "markdown"]
-    kinds = [kind for c in found for o in c.get("outputs", []) for kind in o.get("data", {})]
-    return sum(text.count("```mermaid") + len(re.findall(r"!\[", text)) for text in texts) + sum(
-        kind in ("image/png", "image/svg+xml") for kind in kinds
-    )
