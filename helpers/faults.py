@@ -494,9 +494,6 @@ class FaultProxy:
     # --- one request -----------------------------------------------------------------------
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._open.add(task)
         try:
             request = await _read(reader)
             if request is not None:
@@ -508,7 +505,6 @@ class FaultProxy:
         except _NoModel:
             _reset(writer)
         finally:
-            self._open.discard(task)
             with contextlib.suppress(Exception):
                 writer.close()
                 await writer.wait_closed()

@@ -332,33 +332,37 @@ def _proxy(code: Code, skill: Path) -> str:
     return "" if str(model.called) in ran.seen else "The tool call did not come back."
 
 
-def _client(code: Code, skill: Path) -> str:
-    model = _Model()
+def _asks(code: Code, skill: Path, model: _Model) -> tuple[str, list[Request], str]:
+    """Run code that is to ask a model: why it failed, what reached the model, what it shows."""
     with HostedStandIn(model, KEY) as server:
         (ran,), elsewhere = _run(code, skill, [server])
+    why = f"It {ran.error}." if ran.error else ""
     if elsewhere:
-        return "It asked an address that nobody gave it."
-    if ran.error:
-        return f"It {ran.error}."
-    mine = [request for request in _asked(server) if not _by_agent(request)]
+        why = "It asked an address that nobody gave it."
+    return why, _asked(server), ran.seen
+
+
+def _client(code: Code, skill: Path) -> str:
+    model = _Model()
+    why, asked, seen = _asks(code, skill, model)
+    if why:
+        return why
+    mine = [request for request in asked if not _by_agent(request)]
     if not mine:
         return "No client reached the model."
     if not any(request.body.get("tools") for request in mine):
         return "The client offered no tool, so no call came."
-    return "" if str(model.called) in ran.seen else "The call did not reach the program."
+    return "" if str(model.called) in seen else "The call did not reach the program."
 
 
 def _agent(code: Code, skill: Path) -> str:
     model = _Model()
-    with HostedStandIn(model, KEY) as server:
-        (ran,), elsewhere = _run(code, skill, [server])
-    if elsewhere:
-        return "It asked an address that nobody gave it."
-    if ran.error:
-        return f"It {ran.error}."
-    if not any(_by_agent(request) for request in _asked(server)):
+    why, asked, seen = _asks(code, skill, model)
+    if why:
+        return why
+    if not any(map(_by_agent, asked)):
         return "No agent reached the model."
-    return "" if str(model.said) in ran.seen else "The agent's answer did not reach the program."
+    return "" if str(model.said) in seen else "The agent's answer did not reach the program."
 
 
 def _fallback(code: Code, skill: Path) -> str:

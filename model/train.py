@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import random
 import sys
@@ -30,6 +29,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -105,6 +105,7 @@ def encode(tok, messages: list[dict], tools: list[dict] | None) -> tuple[list[in
 
 
 CONFIRMING, DECIDING = 0.8, 4.0
+BAR = "{desc} |{bar}| {n:.0f} %, {remaining} left, {postfix}"
 
 
 def batches(
@@ -234,19 +235,6 @@ def doublings(tokens: int) -> int:
     return (tokens // 1_000_000).bit_length() - 1
 
 
-def time_left(progress: float, spent: float) -> str:
-    """How long a run still takes at its speed so far.
-
-    Args:
-        progress: The share that is done, 0 to 1.
-        spent: Seconds so far.
-    """
-    if progress <= 0:
-        return "time left unknown"
-    hours, minutes = divmod(math.ceil(spent * (1 - progress) / progress / 60), 60)
-    return f"{hours} h {minutes:02} min left" if hours else f"{minutes} min left"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=sorted(RECIPES))
@@ -365,8 +353,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
               f"{args.processes} x {device}, {'bf16' if FAST else 'fp32'}", flush=True)  # fmt: skip
     every = 500 if gpu else 50
     terminal = rank == 0 and sys.stdout.isatty()
-    shown = 0.0  # when the terminal's line was last written
-    loss_shown = ""  # as of the last row of the log: reading it would make a GPU wait
+    bar = tqdm(total=100, disable=not terminal, bar_format=BAR)
     waited = 0.0  # seconds for conversations that were not written yet
     started, last_save, average = time.time() - spent, time.time(), None
     while True:
@@ -421,31 +408,23 @@ def work(rank: int, args: argparse.Namespace) -> None:
                 with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                     held = sum(loss_of(*pair).item() for pair in held_out) / len(held_out)
                 row["held_out"] = round(held, 4)
-            loss_shown = f", loss {row['loss']:.3f}"
+            bar.set_postfix_str(f"loss {row['loss']:.3f}")
             told = {
                 **row,
                 "per_second": round(tokens_seen / max(spent, 1)),
                 "waited": round(waited),
                 "done": f"{progress:.0%}",
-                "left": time_left(progress, spent),
             }
             if not terminal:
                 print(json.dumps(told), flush=True)
             log.write(json.dumps(row) + "\n")
             log.flush()
-        if terminal and time.time() - shown > 1:
-            shown = time.time()
-            line = (
-                f"{progress:4.0%}, {tokens_seen / 1e6:.1f} M tokens, "
-                f"{tokens_seen / max(spent, 1):,.0f} a second, "
-                f"{time_left(progress, spent)}{loss_shown}"
-            )
-            print(f"\r{line:<78}", end="", flush=True)
+        bar.set_description_str(f"{tokens_seen / 1e6:.1f} M tokens", refresh=False)
+        bar.update(100 * progress - bar.n)
         if rank == 0 and time.time() - last_save > 240:
             save(checkpoint)
             last_save = time.time()
-    if terminal:
-        print()
+    bar.close()
     if rank == 0:
         save(checkpoint)
         save(folder / "final.pt")

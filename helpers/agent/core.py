@@ -35,8 +35,9 @@ from helpers.agent.models import (
     asking,
     remote,
 )
+from helpers.asked import numbers
 from helpers.clients import settle_tracing
-from helpers.mcp_server import Action, numbers, summary
+from helpers.mcp_server import Action, summary
 from helpers.resilience import Outbox, Trace, plain_rule
 from helpers.settings import MODEL
 from helpers.tasks import TaskStore, call_tool, tool_schemas
@@ -284,10 +285,10 @@ class TaskAgent:
         return ModelInputData(input=sent, instructions=data.model_data.instructions)
 
     def _likely(self, text: str) -> list[Mapping[str, Any]]:
-        said = guardrails._telling(text)
+        said = guardrails.telling(text)
         return [
             task for task in self.store.list()["tasks"]
-            if task["status"] != "completed" and said & guardrails._telling(task["title"])
+            if task["status"] != "completed" and said & guardrails.telling(task["title"])
         ]  # fmt: skip
 
     # --- tools -------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from helpers.asked import numbers, telling
 from helpers.dates import parse_due
-from helpers.mcp_server import MAX_REQUEST, _telling, numbers
+from helpers.mcp_server import MAX_REQUEST
 from helpers.resilience import plain_rule, said_title
 from helpers.tasks import TaskError
 from helpers.validators import asked_for_delete, clear_date, known_id
@@ -123,8 +124,8 @@ def named_task(
     """
     by_number = numbers(text)
     explicit = bool(_NAMED.search(text))
-    telling = _telling(text)
-    by_words = {t["task_id"] for t in tasks if telling & _telling(t["title"])}
+    said = telling(text)
+    by_words = {t["task_id"] for t in tasks if said & telling(t["title"])}
     spoken = spoken_of(heard)
 
     def check(call: ToolCall) -> str | None:
