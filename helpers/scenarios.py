@@ -635,7 +635,7 @@ def _rest(models: Any, url: str, model: str, folder: Path) -> Open:
             yield SimpleNamespace(turn=turn)
         finally:
             await web.aclose()
-            service.agent(scenario.id).session.close()
+            service.sessions.close()
             service.outbox.close()
 
     return open_agent

@@ -12,6 +12,7 @@ Two things are set before training rather than learned (why, and what they gain:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -119,14 +120,63 @@ class Net(nn.Module):
         self.fixed: list[tuple[nn.Parameter, tuple, torch.Tensor]] = []
         self._initialise(torch.Generator().manual_seed(seed))
 
-    def forward(self, tokens: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        kept: torch.Tensor | None = None,
+        outputs: dict[int, torch.Tensor | None] | None = None,
+    ) -> torch.Tensor:
+        x = self.hidden(tokens, len(self.blocks), kept, outputs)
+        return F.linear(rms_norm(x, self.norm), self.embed.weight)
+
+    def hidden(
+        self,
+        tokens: torch.Tensor,
+        layers: int,
+        kept: torch.Tensor | None = None,
+        outputs: dict[int, torch.Tensor | None] | None = None,
+    ) -> torch.Tensor:
+        """What the first `layers` layers make of tokens, (batch, time, dim), or with kept (sum of
+        kept, dim). The outputs of the layers that are keys of `outputs` are left there."""
         angle = torch.arange(tokens.shape[1], device=tokens.device)[:, None] * self.freqs
         cos, sin = angle.cos(), angle.sin()
         x = self.embed(tokens)
-        for block in self.blocks[:-1]:
-            x = block(x, cos, sin)
-        x = self.blocks[-1](x, cos, sin, kept)
-        return F.linear(rms_norm(x, self.norm), self.embed.weight)
+        for i, block in enumerate(self.blocks[:layers]):
+            x = block(x, cos, sin, kept if i == layers - 1 else None)
+            if outputs is not None and i in outputs:
+                outputs[i] = x
+        return x
+
+    @torch.no_grad()
+    def take(self, state: dict[str, torch.Tensor], insert: Iterable[int] = ()) -> list[int]:
+        """Load the weights of a network with fewer layers. insert: in front of which of its layers,
+        from 0, a new one goes, once for each. Returns where the new ones are here.
+
+        A new layer changes nothing at first: what it adds to its input is zero."""
+        insert = list(insert)
+        own, new = {}, []
+        for old in range(len(self.blocks) - len(insert)):
+            for _ in range(insert.count(old)):
+                new.append(len(own) + len(new))
+            own[old] = len(own) + len(new)
+        renamed = {}
+        for name, tensor in state.items():
+            _, number, rest = [*name.split(".", 2), ""][:3] if "blocks." in name else ("", "", "")
+            renamed[f"blocks.{own[int(number)]}.{rest}" if number else name] = tensor
+        missing = self.load_state_dict(renamed, strict=False)
+        assert not missing.unexpected_keys
+        assert all(int(key.split(".")[1]) in new for key in missing.missing_keys)
+        for i in new:
+            self.blocks[i].o.weight.zero_()
+            self.blocks[i].down.weight.zero_()
+        for i in new[-1:]:
+            # The last one begins by looking where layer 1 looks, which has learned to find the same
+            # words; more sharply, for what layer 1 added stands in its way.
+            self.blocks[i].attn_norm.copy_(self.blocks[1].attn_norm)
+            self.blocks[i].q.weight.copy_(self.blocks[1].q.weight * 2.5)
+            self.blocks[i].k.weight.copy_(self.blocks[1].k.weight)
+        self._hold_first()
+        return new
 
     @torch.no_grad()
     def _initialise(self, g: torch.Generator) -> None:

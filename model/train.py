@@ -4,6 +4,7 @@
     python model/train.py task-api-model-mini --tokens 40e6
     python model/train.py task-api-model --minutes 480
     python model/train.py task-api-model --start model/task-api-model.gguf --run second
+    python model/train.py task-api-model --start OLD.gguf --insert 2 2 --minutes 120
 
 Runs on one GPU where torch finds one, otherwise on two cores of the CPU, with batches of the size
 that suits each. A GPU of 2023 (H100) takes minutes. Two cores read 3,000 to 4,500 tokens a second:
@@ -36,6 +37,8 @@ sys.path.insert(0, str(HERE))
 
 import tokenizer as tk  # noqa: E402
 from data import POINTING, conversations  # noqa: E402
+from export import read  # noqa: E402
+from hints import UNKNOWN, Readers, labels  # noqa: E402
 from net import Net, Shape  # noqa: E402
 from render import render, spans  # noqa: E402
 
@@ -57,21 +60,27 @@ class Recipe:
     # copied well but never learned what to do (held-out loss 0.26 with 23 % of dev right).
     muon: float = 0.003
     adam: float = 3e-3
+    old: float = 1.0  # factor on both rates for layers that --start brought along
     pointing: float = POINTING  # share of conversations about tasks that a list showed
+    hints: float = 0.3  # weight of the hints (hints.py) beside the loss of the answers
+    hinted: int = 2  # the layer whose output the first hint reads; the second reads the next
 
 
 RECIPES = {
-    "task-api-model": Recipe({"layers": 8}, seed=1, tokens=536_000_000),
+    "task-api-model": Recipe({"layers": 10}, seed=1, tokens=536_000_000),
     "task-api-model-mini": Recipe(
         {"dim": 160, "heads": 5, "head_dim": 32, "hidden": 384, "turning": 4},
         seed=2,
         tokens=105_000_000,
+        hints=0.0,
     ),
 }
 
 
-def encode(tok, messages: list[dict], tools: list[dict] | None) -> tuple[list[int], list[float]]:
-    """Token ids of a conversation, and the weight of each in the loss.
+def encode(
+    tok, messages: list[dict], tools: list[dict] | None
+) -> tuple[list[int], list[float], torch.Tensor]:
+    """Token ids of a conversation, the weight of each in the loss, and its hints.
 
     Most tokens of an answer are copied and soon easy; what an answer is about hangs on a few.
     So the first token of an answer (a call or words) and those that follow boilerplate (the name
@@ -88,10 +97,14 @@ def encode(tok, messages: list[dict], tools: list[dict] | None) -> tuple[list[in
     pieces = [(piece, next(base) if said else 0.0) for piece, said in spans(text)]
     ids: list[int] = []
     weights: list[float] = []
+    offsets: list[tuple[int, int]] = []
+    start = 0
     boilerplate = {tok.token_to_id(text) for text in tk.FIXED}
     digits = {tok.token_to_id(digit) for digit in "0123456789"}
     encoded = tok.encode_batch([p for p, _ in pieces], add_special_tokens=False)
-    for (_, weight), e in zip(pieces, encoded, strict=True):
+    for (piece, weight), e in zip(pieces, encoded, strict=True):
+        offsets += [(start + a, start + b) for a, b in e.offsets]
+        start += len(piece)
         found = e.ids
         ids += found
         if not weight:
@@ -101,7 +114,7 @@ def encode(tok, messages: list[dict], tools: list[dict] | None) -> tuple[list[in
             decides = i == 0 or (found[i - 1] in boilerplate and token not in boilerplate)
             decides = decides or token in digits  # ids may differ in their last digit only
             weights.append(weight * (DECIDING if decides else 1.0))
-    return ids, weights
+    return ids, weights, labels(text, offsets)
 
 
 CONFIRMING, DECIDING = 0.8, 4.0
@@ -110,31 +123,34 @@ BAR = "{desc} |{bar}| {n:.0f} %, {remaining} left, {postfix}"
 
 def batches(
     tok, seed: int, size: int, pointing: float = POINTING
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
-    """Endless (tokens, targets, weights, real tokens)."""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]]:
+    """Endless (tokens, targets, weights, hints, real tokens)."""
     stream = conversations(seed, pointing)
     order = random.Random(seed)
     while True:
         pool = []
         while len(pool) < POOL:
-            ids, weights = encode(tok, *next(stream))
+            ids, weights, hints = encode(tok, *next(stream))
             if any(weights[:LONGEST]):
-                pool.append((ids[:LONGEST], weights[:LONGEST]))
-        pool.sort(key=lambda pair: len(pair[0]))
+                pool.append((ids[:LONGEST], weights[:LONGEST], hints[:LONGEST]))
+        pool.sort(key=lambda one: len(one[0]))
         groups: list[list] = [[]]
-        for pair in pool:
-            if (len(groups[-1]) + 1) * len(pair[0]) > size:
+        for one in pool:
+            if (len(groups[-1]) + 1) * len(one[0]) > size:
                 groups.append([])
-            groups[-1].append(pair)
+            groups[-1].append(one)
         order.shuffle(groups)
         for group in groups:
-            longest = -(-max(len(ids) for ids, _ in group) // 32) * 32
+            longest = -(-max(len(ids) for ids, _, _ in group) // 32) * 32
             tokens = torch.zeros(len(group), longest + 1, dtype=torch.long)
             weights = torch.zeros(len(group), longest + 1)
-            for i, (ids, weight) in enumerate(group):
+            hints = torch.full((len(group), longest, *group[0][2].shape[1:]), UNKNOWN).to(torch.int8)
+            for i, (ids, weight, hint) in enumerate(group):
                 tokens[i, : len(ids)] = torch.tensor(ids)
                 weights[i, : len(ids)] = torch.tensor(weight)
-            yield tokens[:, :-1], tokens[:, 1:], weights[:, 1:], sum(len(ids) for ids, _ in group)
+                hints[i, : len(ids)] = hint
+            real = sum(len(ids) for ids, _, _ in group)
+            yield tokens[:, :-1], tokens[:, 1:], weights[:, 1:], hints, real
 
 
 class Stream(torch.utils.data.IterableDataset):
@@ -166,6 +182,8 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
+            if group["params"][0].grad is None:  # at rest
+                continue
             shapes: dict[tuple, list[torch.nn.Parameter]] = {}
             for p in group["params"]:
                 shapes.setdefault(tuple(p.shape), []).append(p)
@@ -249,6 +267,10 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="shape or recipe values, e.g. dim=192")
     parser.add_argument("--eager", action="store_true", help="do not compile, on a GPU")
     parser.add_argument("--start", type=Path, help="a GGUF file to go on from, same shape")
+    parser.add_argument("--insert", type=int, nargs="*", default=[], metavar="N", help="new layers "
+                        "in front of layer N, from 0, of the one that --start names")  # fmt: skip
+    parser.add_argument("--hints-first", type=float, default=0.0, metavar="SHARE", help="share of "
+                        "the run in which the new layers alone learn, from hints")  # fmt: skip
     args = parser.parse_args()
     gpu, cores = torch.cuda.is_available(), os.cpu_count() or 1
     args.tokens = args.tokens or RECIPES[args.name].tokens
@@ -289,14 +311,27 @@ def work(rank: int, args: argparse.Namespace) -> None:
     # A whole multiple keeps matrix products aligned; the surplus entries are never used.
     shape = Shape(vocab=-(-tok.get_vocab_size() // 16) * 16, **recipe.shape)
     net = Net(shape, recipe.seed).to(device)
-    if args.start:
-        from export import read
+    readers = Readers(shape.dim).to(device)
+    new = net.take(read(args.start), args.insert) if args.start else []
+    hinted = (recipe.hinted, recipe.hinted + 1) if recipe.hints else ()
+    fresh = {p for i in new for p in net.blocks[i].parameters()} | set(readers.parameters())
+    old = [p for p in net.parameters() if args.start and p not in fresh]
+    matrices = {p for b in net.blocks for p in b.parameters() if p.ndim == 2}
+    trained = [*net.parameters(), *readers.parameters()]
 
-        net.load_state_dict(read(args.start))
-    matrices = [p for b in net.blocks for p in b.parameters() if p.ndim == 2]
-    rest = [p for p in net.parameters() if not any(p is m for m in matrices)]
-    muon = Muon(matrices, recipe.muon, rank=rank, ranks=args.processes)
-    adam = torch.optim.AdamW(rest, recipe.adam, betas=(0.9, 0.95), weight_decay=0.0, fused=gpu)
+    def groups(chosen: list, factor: dict[bool, float]) -> list[dict]:
+        """Parameter groups for what --start brought along and for the rest, with their rates."""
+        was = set(old)
+        parts = {was_there: [p for p in chosen if (p in was) == was_there] for was_there in factor}
+        return [{"params": part, "factor": factor[k]} for k, part in parts.items() if part]
+
+    factors = {False: 1.0, True: recipe.old}
+    rest = [p for p in trained if p not in matrices]
+    muon = Muon(groups([p for p in trained if p in matrices], factors), recipe.muon, rank=rank,
+                ranks=args.processes)  # fmt: skip
+    adam = torch.optim.AdamW(
+        groups(rest, factors), recipe.adam, betas=(0.9, 0.95), weight_decay=0.0, fused=gpu
+    )
 
     step = tokens_seen = 0
     spent = 0.0
@@ -304,6 +339,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         net.load_state_dict(saved["net"])
+        readers.load_state_dict(saved["readers"])
         muon.load_state_dict(saved["muon"])
         adam.load_state_dict(saved["adam"])
         step, tokens_seen, spent = saved["step"], saved["tokens"], saved["seconds"]
@@ -312,16 +348,22 @@ def work(rank: int, args: argparse.Namespace) -> None:
 
     def save(path: Path) -> None:
         state = {"net": net.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
+        state |= {"readers": readers.state_dict()}
         state |= {"step": step, "tokens": tokens_seen, "seconds": spent, "shape": shape.json()}
         torch.save(state, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
 
-    def loss_of(tokens: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def loss_of(
+        tokens: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+        outputs: dict[int, torch.Tensor | None] | None = None,
+    ) -> torch.Tensor:
         kept = weights > 0
         with torch.autocast(device, torch.bfloat16, enabled=FAST):
             # Picking out the positions that count saves a CPU much work; a GPU would have to wait
             # until it is known how many they are.
-            logits = net(tokens, None if gpu else kept)
+            logits = net(tokens, None if gpu else kept, outputs)
         if gpu:
             each = F.cross_entropy(
                 logits.float().flatten(0, 1), targets.flatten(), reduction="none"
@@ -329,6 +371,16 @@ def work(rank: int, args: argparse.Namespace) -> None:
             return (each * weights.flatten()).sum() / weights.sum()
         each = F.cross_entropy(logits.float(), targets[kept], reduction="none")
         return (each * weights[kept]).sum() / weights[kept].sum()
+
+    def right(batches: list) -> list[float]:
+        """Share of the hints that are read right, all digits, after each hinted layer."""
+        found = torch.zeros(len(hinted), 2)
+        for tokens, _, _, hints in batches:
+            outputs = dict.fromkeys(hinted)
+            with torch.autocast(device, torch.bfloat16, enabled=FAST):
+                net.hidden(tokens, hinted[-1] + 1, outputs=outputs)
+            found += readers.right(outputs, hints)
+        return (found[:, 0] / found[:, 1].clamp(min=1)).tolist()
 
     if gpu and not args.eager:
         # One layer, compiled once for all layers and lengths: the whole network took minutes.
@@ -339,7 +391,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
         return [t.to(device, non_blocking=True) for t in batch]
 
     check = batches(tok, 10**9, recipe.batch)
-    held_out = [there(next(check)[:3]) for _ in range(12)] if rank == 0 else []
+    held_out = [there(next(check)[:4]) for _ in range(12)] if rank == 0 else []
     stream = Stream(tok, recipe.seed * 10**6 + step * 64 + rank, recipe.batch, recipe.pointing)
     workers = (
         {"num_workers": args.workers, "prefetch_factor": 8, "pin_memory": gpu}
@@ -369,20 +421,36 @@ def work(rank: int, args: argparse.Namespace) -> None:
         rate = learning_rate(progress, step)
         for optimizer, base in ((muon, recipe.muon), (adam, recipe.adam)):
             for group in optimizer.param_groups:
-                group["lr"] = base * rate
+                group["lr"] = base * rate * group["factor"]
         asked = time.time()
         *batch, real = next(source)
         waited += time.time() - asked
-        loss = loss_of(*there(batch))
+        beginning = progress < args.hints_first
+        for p in old:
+            p.requires_grad_(not beginning)
+        tokens, targets, weights, hints = there(batch)
+        outputs = dict.fromkeys(hinted)
+        if beginning:
+            with torch.autocast(device, torch.bfloat16, enabled=FAST):
+                net.hidden(tokens, hinted[-1] + 1, outputs=outputs)
+            loss = readers.loss(outputs, hints)
+        else:
+            loss = loss_of(tokens, targets, weights, outputs)
+            if hinted:
+                loss = loss + recipe.hints * readers.loss(outputs, hints)
         loss.backward()
         if parallel:
-            flat = torch.cat([p.grad.flatten() for p in net.parameters()] + [loss.detach()[None]])
+            # A batch without lists gives the readers no gradient in one process and some in another.
+            learning = [p for p in trained if p.requires_grad]
+            for p in learning:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            flat = torch.cat([p.grad.flatten() for p in learning] + [loss.detach()[None]])
             flat = torch.cat([flat, torch.tensor([float(real)])])
             torch.distributed.all_reduce(flat)
             real = int(flat[-1].item())
             loss = flat[-2] / args.processes
-            grads = flat[:-2].div_(args.processes).split([p.numel() for p in net.parameters()])
-            for p, g in zip(net.parameters(), grads, strict=True):
+            grads = flat[:-2].div_(args.processes).split([p.numel() for p in learning])
+            for p, g in zip(learning, grads, strict=True):
                 p.grad.copy_(g.view_as(p))
         torch.nn.utils.clip_grad_norm_(rest, 1.0)
         muon.step()
@@ -406,7 +474,9 @@ def work(rank: int, args: argparse.Namespace) -> None:
             }
             if step % (5 * every) == 0:
                 with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-                    held = sum(loss_of(*pair).item() for pair in held_out) / len(held_out)
+                    held = sum(loss_of(*one[:3]).item() for one in held_out) / len(held_out)
+                    if hinted:
+                        row["hints"] = [round(x, 3) for x in right(held_out)]
                 row["held_out"] = round(held, 4)
             bar.set_postfix_str(f"loss {row['loss']:.3f}")
             told = {

@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
 
 from helpers import bench, load
@@ -251,15 +253,20 @@ def test_many_conversations_do_not_keep_many_files_open(tmp_path, monkeypatch):
     assert module.CONVERSATIONS <= 16
     monkeypatch.setattr(module, "CONVERSATIONS", 3)
     server = HostedStandIn(script=lambda request: text("Hello!"), key=None)
+    opened: list[int] = []
 
     async def run():
         models = Preferred({"main": remote(server.url, "none", "main")}, 30)
         agent = Service(Config(dir=tmp_path, key="k" * 16), models=models)
+        # More threads than this are not used; each has the file open once.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
         names = [f"c{i}" for i in range(3 * module.CONVERSATIONS)]
         for _ in range(2):  # a conversation that was closed goes on
             turns = await asyncio.gather(*(agent.turn(name, "hello") for name in names))
             assert {turn.state for turn in turns} == {"answered"}
         kept = dict(agent._agents)
+        files = [file.path for file in psutil.Process().open_files()]
+        opened.append(sum(path.endswith("conversations.sqlite") for path in files))
         async with agent.conversation("c0") as first:
             remembered = len(await first.session.get_items())
         # Two at once in one conversation, while others come and go.
@@ -274,6 +281,7 @@ def test_many_conversations_do_not_keep_many_files_open(tmp_path, monkeypatch):
         server.stop()
     assert len(kept) == module.CONVERSATIONS
     assert remembered == 4  # two turns
+    assert 1 <= opened[0] <= 2  # nine conversations
 
 
 def test_a_short_run_on_the_real_agent():

@@ -121,6 +121,7 @@ class TaskAgent:
         models: Who is asked, in this order: names, and models of the Agents SDK. The course's
             proxy by default.
         memory_file: SQLite file of conversations; by default one that vanishes.
+        session: In place of one of its own in that file; closed by whoever made it.
         outbox: Where requests wait while no model answers; without one, people are told.
         input_problem: Why a request is not passed on.
         call_checks: Makes the checks of a turn's calls: what was said, what was heard, store.
@@ -136,6 +137,7 @@ class TaskAgent:
         *,
         models: Mapping[str, Model] | Preferred | None = None,
         memory_file: str | Path = ":memory:",
+        session: agents.SQLiteSession | None = None,
         outbox: Outbox | None = None,
         input_problem: Callable[[str], str] = guardrails.input_problem,
         call_checks: Callable[..., list[Check]] = guardrails.call_checks,
@@ -150,7 +152,8 @@ class TaskAgent:
         self.model = models if isinstance(models, Preferred) else Preferred(models, patience)
         self.input_problem, self.call_checks, self.fit = input_problem, call_checks, fit
         self.deadline = deadline
-        self.session = agents.SQLiteSession(conversation, memory_file)
+        self._own_session = session is None
+        self.session = session or agents.SQLiteSession(conversation, memory_file)
         warm()
         self._lock = asyncio.Lock()
         self.one_at_a_time = asyncio.Lock()  # for who wraps turns into more, see service
@@ -177,7 +180,8 @@ class TaskAgent:
 
     async def close(self) -> None:
         """Close the conversation's file, and the clients if they are this agent's own."""
-        self.session.close()
+        if self._own_session:
+            self.session.close()
         if self._own:
             await self.model.close()
 

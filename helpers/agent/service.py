@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import secrets
@@ -10,9 +11,11 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import agents
 
 from helpers import settings
 from helpers.agent import guardrails, memory
@@ -22,7 +25,7 @@ from helpers.resilience import Outbox
 from helpers.settings import MODEL, CourseError
 from helpers.tasks import TaskStore
 
-CONVERSATIONS = 16  # idle ones kept open; each has the file open once for each thread
+CONVERSATIONS = 16  # idle ones whose agents are kept
 RESULTS = 2000  # remembered, for requests that come again with the same key
 AT_ONCE = 200  # turns under way; more are told to come back
 
@@ -254,7 +257,9 @@ class Service:
         self.config.dir.mkdir(parents=True, exist_ok=True)
         self.store = store or TaskStore(self.config.dir / "tasks.sqlite")
         self.outbox = Outbox(self.config.dir / "outbox.sqlite")
-        self.memory_file = self.config.dir / "conversations.sqlite"
+        # One for all conversations: each of its own would have the file open once a thread, and
+        # fifty of them took 25 MB more in their first minute.
+        self.sessions = agents.SQLiteSession("", self.config.dir / "conversations.sqlite")
         self.models = models or self._models()
         self.limiter = Limiter(self.config.rate, self.config.burst, self.parts.take)
         self.counters = Counters()
@@ -278,8 +283,10 @@ class Service:
         agent = self._agents.pop(conversation, None)
         if agent is None:
             p = self.parts
+            session = copy.copy(self.sessions)  # shares its connections and its lock
+            session.session_id = conversation
             agent = TaskAgent(
-                self.store, conversation, models=self.models, memory_file=self.memory_file,
+                self.store, conversation, models=self.models, session=session,
                 outbox=self.outbox, input_problem=p.input_problem, call_checks=p.call_checks,
                 fit=p.fit, deadline=self.config.deadline,
             )  # fmt: skip
@@ -299,7 +306,7 @@ class Service:
             # Who waits for the lock is asking as well: busy alone would not tell.
             idle = [other for other in self._agents if not self._asked[other]]
             for other in idle[: max(0, len(idle) - CONVERSATIONS)]:
-                self._agents.pop(other).session.close()
+                del self._agents[other]
                 del self._asked[other]
 
     async def turn(
@@ -314,7 +321,7 @@ class Service:
             began = time.monotonic()
             turn = await agent.turn(text, key=key, notify=notify)
         self.counters.count(turn, time.monotonic() - began)
-        self._results[key] = turn
+        self._results[key] = replace(turn, spans="")  # the largest part, and nobody asks for it
         while len(self._results) > RESULTS:
             self._results.popitem(last=False)
         self._note(turn)
@@ -413,8 +420,7 @@ class Service:
             self._draining.cancel()
             with suppress(asyncio.CancelledError):
                 await self._draining
-        for agent in self._agents.values():
-            agent.session.close()
+        self.sessions.close()
         await self.models.close()
         self.outbox.close()
         self.store.close()
