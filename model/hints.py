@@ -2,24 +2,23 @@
 
 "Bin the piano one" takes three steps: every token of a list entry must know the number of its
 entry, the word "piano" in the request must find the same word in a title and fetch the number from
-there, and the answer must copy the number from the word. The first two are worth nothing alone, so
-the loss of the answers hardly ever rewards them (536 M tokens did not). Hints reward them directly:
-after one layer a linear classifier reads the digits at the tokens of list entries, after the next
-one another reads them at words of requests. The classifiers are thrown away after training.
+there, and the answer must copy the number from the word. None is worth anything without the others,
+so the loss of the answers hardly ever rewards one (536 M tokens did not). Hints reward them one by
+one: after a layer, a linear classifier reads the digits at the tokens of list entries, after the
+next layer at words of requests, after the one behind it where the answer is to write them. The
+classifiers are thrown away after training.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-
+STEPS = 3
 DIGITS = 4  # of a number, that are asked for; those that it lacks are class NONE
 NONE = 10
 UNKNOWN = -1  # no hint here
+NOWHERE = ""  # the number of a word that no title has
 TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.S)
 # An object that begins with a number, as tools write tasks; MCP's results hold JSON in JSON.
 ENTRY = re.compile(r'\{\\?"(?:task_)?id\\?": ?\\?"?(?:[A-Za-z]*[-_#]?)(\d+)')
@@ -32,16 +31,22 @@ def digits(number: str) -> list[int]:
     return ([int(c) for c in number[:DIGITS]] + [NONE] * DIGITS)[:DIGITS]
 
 
-def marks(text: str) -> tuple[list[tuple[int, int, str]], list[tuple[int, str]]]:
-    """Where a rendered conversation gives reason for hints.
+def marks(
+    text: str,
+) -> tuple[list[tuple[int, int, str]], list[tuple[int, str]], list[tuple[int, str]]]:
+    """Where a rendered conversation gives reason for hints; offsets are places in text.
 
-    Returns (entries, words): for every list entry (start, stop, number) of what follows its
-    number, and for every word of a request that just one known title has (stop, number). Start and
-    stop are offsets in text.
+    Returns:
+        Of every list entry (start, stop, number): the part behind its number. Of words in requests
+        (stop, number): the number is that of the one known title with this word, or NOWHERE if
+        none has it; words of several titles are left out. Of answers (start, number): where a
+        number is written that the request named in words.
     """
     entries: list[tuple[int, int, str]] = []
     words: list[tuple[int, str]] = []
+    answers: list[tuple[int, str]] = []
     titles: dict[str, set[str]] = {}
+    named: set[str] = set()
     for turn in TURN.finditer(text):
         role, body, base = turn[1], turn[2], turn.start(2)
         if role == "tool":
@@ -52,68 +57,39 @@ def marks(text: str) -> tuple[list[tuple[int, int, str]], list[tuple[int, str]]]
                 if title := TITLE.search(body, entry.end(), stop + 1):
                     titles[entry[1]] = {w.lower() for w in WORD.findall(title[1])}
         elif role == "user" and len(titles) > 1:
+            named = set()
             for word in WORD.finditer(body):
                 found = [n for n, known in titles.items() if word[0].lower() in known]
-                if len(found) == 1:
-                    words.append((base + word.end(), found[0]))
-    return entries, words
+                named |= set(found)
+                if len(found) <= 1:
+                    words.append((base + word.end(), found[0] if found else NOWHERE))
+        elif role == "assistant" and len(named) == 1:
+            (number,) = named
+            written = list(re.finditer(rf"(?<!\d){number}(?!\d)", body))
+            if len(written) == 1:
+                answers.append((base + written[0].start(), number))
+            named = set()
+    return entries, words, answers
 
 
-def labels(text: str, offsets: list[tuple[int, int]]) -> torch.Tensor:
-    """int8 (tokens, 2, DIGITS): the digits that the hints after the first and the second layer
-    ask for, UNKNOWN where they ask for nothing. offsets: where in text each token stands."""
-    entries, words = marks(text)
-    out = torch.full((len(offsets), 2, DIGITS), UNKNOWN, dtype=torch.int8)
-    i = 0
+def labels(text: str, offsets: list[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
+    """The classes that hints ask for, by (token, step); step 2 has one, that of the next token.
+
+    offsets: where in text each token stands.
+    """
+    entries, words, answers = marks(text)
+    out: dict[tuple[int, int], list[int]] = {}
+    starts = [start for start, _ in offsets]
+    stops = [stop for _, stop in offsets]
     for start, stop, number in entries:
-        while i < len(offsets) and offsets[i][0] < start:
-            i += 1
-        first = i
-        while i < len(offsets) and offsets[i][0] < stop:
-            i += 1
-        out[first:i, 0] = torch.tensor(digits(number), dtype=torch.int8)
-    i = 0
-    for stop, number in words:
-        while i < len(offsets) and offsets[i][1] < stop:
-            i += 1
-        if i < len(offsets):  # the last token of the word: only there is the whole word known
-            out[i, 1] = torch.tensor(digits(number), dtype=torch.int8)
+        for i in range(bisect_left(starts, start), bisect_left(starts, stop)):
+            out[i, 0] = digits(number)
+    for stop, number in words:  # at a word's last token: only there is the whole word known
+        if (i := bisect_left(stops, stop)) < len(offsets):
+            out[i, 1] = digits(number)
+    for start, number in answers:
+        first = bisect_left(starts, start)
+        for i, digit in enumerate([*map(int, number), NONE], first - 1):
+            if 0 <= i < len(offsets):
+                out[i, 2] = [digit]
     return out
-
-
-class Readers(nn.Module):
-    """The two classifiers; dim: width of the network."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.read = nn.ModuleList(nn.Linear(dim, DIGITS * (NONE + 1)) for _ in range(2))
-        for linear in self.read:
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
-
-    def _read(
-        self, outputs: dict[int, torch.Tensor], wanted: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """For each hint (logits, digits): (hints, DIGITS, NONE + 1) and (hints, DIGITS)."""
-        for i, (x, linear) in enumerate(zip(outputs.values(), self.read, strict=True)):
-            kept = wanted[:, :, i, 0] != UNKNOWN
-            x = F.rms_norm(x[kept].float(), x.shape[-1:])
-            yield linear(x).view(-1, DIGITS, NONE + 1), wanted[:, :, i][kept].long()
-
-    def loss(self, outputs: dict[int, torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
-        """Sum of the two mean cross-entropies. outputs: (batch, time, dim) of the two layers, in
-        order; wanted: labels(), (batch, time, 2, DIGITS)."""
-        total = torch.zeros((), device=wanted.device)
-        for logits, asked in self._read(outputs, wanted):
-            # A sum over none is 0: many batches hold no list.
-            each = F.cross_entropy(logits.flatten(0, 1), asked.flatten(), reduction="sum")
-            total = total + each / max(1, asked.numel())
-        return total
-
-    def right(self, outputs: dict[int, torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
-        """(2, 2): for each hint how many numbers are read right, all digits, and of how many."""
-        found = [
-            [(logits.argmax(-1) == asked).all(-1).sum(), len(asked)]
-            for logits, asked in self._read(outputs, wanted)
-        ]
-        return torch.tensor(found, dtype=torch.float32)

@@ -12,11 +12,12 @@ Two things are set before training rather than learned (why, and what they gain:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
+from hints import DIGITS, NONE, STEPS, UNKNOWN
 from torch import nn
 
 ROPE_BASE = 10000.0
@@ -169,9 +170,9 @@ class Net(nn.Module):
         for i in new:
             self.blocks[i].o.weight.zero_()
             self.blocks[i].down.weight.zero_()
-        for i in new[-1:]:
-            # The last one begins by looking where layer 1 looks, which has learned to find the same
-            # words; more sharply, for what layer 1 added stands in its way.
+        for i in new[1:2]:
+            # The second one begins by looking where layer 1 looks, which has learned to find the
+            # same words; more sharply, for what layer 1 added stands in its way.
             self.blocks[i].attn_norm.copy_(self.blocks[1].attn_norm)
             self.blocks[i].q.weight.copy_(self.blocks[1].q.weight * 2.5)
             self.blocks[i].k.weight.copy_(self.blocks[1].k.weight)
@@ -288,3 +289,46 @@ class Net(nn.Module):
             self.fixed = [(p, index, value.to(device)) for p, index, value in self.fixed]
         for parameter, index, value in self.fixed:
             parameter[index] = value
+
+
+class Readers(nn.Module):
+    """Linear classifiers that read the hints (hints.py), one for each step; thrown away after
+    training. dim: width of the network."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.read = nn.ModuleList(nn.Linear(dim, DIGITS * (NONE + 1)) for _ in range(STEPS))
+        for linear in self.read:
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def _read(
+        self, outputs: dict[int, torch.Tensor], wanted: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """For each hint (logits, digits): (hints, DIGITS, NONE + 1) and (hints, DIGITS)."""
+        for i, (x, linear) in enumerate(zip(outputs.values(), self.read, strict=True)):
+            kept = wanted[:, :, i, 0] != UNKNOWN
+            x = F.rms_norm(x[kept].float(), x.shape[-1:])
+            yield linear(x).view(-1, DIGITS, NONE + 1), wanted[:, :, i][kept].long()
+
+    def loss(self, outputs: dict[int, torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
+        """Sum of the mean cross-entropies. outputs: (batch, time, dim) of the layers, in order;
+        wanted: classes, (batch, time, STEPS, DIGITS), UNKNOWN where nothing is asked."""
+        total = torch.zeros((), device=wanted.device)
+        for logits, asked in self._read(outputs, wanted):
+            # A sum over none is 0: many batches hold no list.
+            each = F.cross_entropy(
+                logits.flatten(0, 1), asked.flatten(), reduction="sum", ignore_index=UNKNOWN
+            )
+            total = total + each / (asked != UNKNOWN).sum().clamp(min=1)
+        return total
+
+    def right(self, outputs: dict[int, torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
+        """(STEPS, 2): how many numbers, or digits, are read right at each step, and of how many."""
+        found = []
+        for logits, asked in self._read(outputs, wanted):
+            whole = (asked[:, 1:] != UNKNOWN).any()  # else one digit at a time, NONE at the end
+            there = asked[:, 0] != (NONE if whole else UNKNOWN)
+            good = ((logits.argmax(-1) == asked) | (asked == UNKNOWN)).all(-1)
+            found.append([good[there].sum(), there.sum()])
+        return torch.tensor(found, dtype=torch.float32)

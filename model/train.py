@@ -4,7 +4,7 @@
     python model/train.py task-api-model-mini --tokens 40e6
     python model/train.py task-api-model --minutes 480
     python model/train.py task-api-model --start model/task-api-model.gguf --run second
-    python model/train.py task-api-model --start OLD.gguf --insert 2 2 --minutes 120
+    python model/train.py task-api-model --start OLD.gguf --insert 2 2 2 --minutes 120
 
 Runs on one GPU where torch finds one, otherwise on two cores of the CPU, with batches of the size
 that suits each. A GPU of 2023 (H100) takes minutes. Two cores read 3,000 to 4,500 tokens a second:
@@ -38,8 +38,8 @@ sys.path.insert(0, str(HERE))
 import tokenizer as tk  # noqa: E402
 from data import POINTING, conversations  # noqa: E402
 from export import read  # noqa: E402
-from hints import UNKNOWN, Readers, labels  # noqa: E402
-from net import Net, Shape  # noqa: E402
+from hints import DIGITS, STEPS, UNKNOWN, labels  # noqa: E402
+from net import Net, Readers, Shape  # noqa: E402
 from render import render, spans  # noqa: E402
 
 WORK = HERE.parent / "work" / "train"
@@ -63,11 +63,12 @@ class Recipe:
     old: float = 1.0  # factor on both rates for layers that --start brought along
     pointing: float = POINTING  # share of conversations about tasks that a list showed
     hints: float = 0.3  # weight of the hints (hints.py) beside the loss of the answers
-    hinted: int = 2  # the layer whose output the first hint reads; the second reads the next
+    hinted: int = 2  # the layer whose output the first hint reads; the others read the next ones
+    quiet: float = 0.3  # with --hints-first: cost of what the new layers change, see there
 
 
 RECIPES = {
-    "task-api-model": Recipe({"layers": 10}, seed=1, tokens=536_000_000),
+    "task-api-model": Recipe({"layers": 11}, seed=1, tokens=536_000_000),
     "task-api-model-mini": Recipe(
         {"dim": 160, "heads": 5, "head_dim": 32, "hidden": 384, "turning": 4},
         seed=2,
@@ -79,8 +80,8 @@ RECIPES = {
 
 def encode(
     tok, messages: list[dict], tools: list[dict] | None
-) -> tuple[list[int], list[float], torch.Tensor]:
-    """Token ids of a conversation, the weight of each in the loss, and its hints.
+) -> tuple[list[int], list[float], dict[tuple[int, int], list[int]]]:
+    """Token ids of a conversation, the weight of each in the loss, and hints by (token, step).
 
     Most tokens of an answer are copied and soon easy; what an answer is about hangs on a few.
     So the first token of an answer (a call or words) and those that follow boilerplate (the name
@@ -132,7 +133,7 @@ def batches(
         while len(pool) < POOL:
             ids, weights, hints = encode(tok, *next(stream))
             if any(weights[:LONGEST]):
-                pool.append((ids[:LONGEST], weights[:LONGEST], hints[:LONGEST]))
+                pool.append((ids[:LONGEST], weights[:LONGEST], hints))
         pool.sort(key=lambda one: len(one[0]))
         groups: list[list] = [[]]
         for one in pool:
@@ -144,11 +145,13 @@ def batches(
             longest = -(-max(len(ids) for ids, _, _ in group) // 32) * 32
             tokens = torch.zeros(len(group), longest + 1, dtype=torch.long)
             weights = torch.zeros(len(group), longest + 1)
-            hints = torch.full((len(group), longest, *group[0][2].shape[1:]), UNKNOWN).to(torch.int8)
+            hints = torch.full((len(group), longest, STEPS, DIGITS), UNKNOWN, dtype=torch.int8)
             for i, (ids, weight, hint) in enumerate(group):
                 tokens[i, : len(ids)] = torch.tensor(ids)
                 weights[i, : len(ids)] = torch.tensor(weight)
-                hints[i, : len(ids)] = hint
+                for (place, step), classes in hint.items():
+                    if place < len(ids):
+                        hints[i, place, step, : len(classes)] = torch.tensor(classes)
             real = sum(len(ids) for ids, _, _ in group)
             yield tokens[:, :-1], tokens[:, 1:], weights[:, 1:], hints, real
 
@@ -313,24 +316,24 @@ def work(rank: int, args: argparse.Namespace) -> None:
     net = Net(shape, recipe.seed).to(device)
     readers = Readers(shape.dim).to(device)
     new = net.take(read(args.start), args.insert) if args.start else []
-    hinted = (recipe.hinted, recipe.hinted + 1) if recipe.hints else ()
+    hinted = range(recipe.hinted, recipe.hinted + STEPS) if recipe.hints else ()
     fresh = {p for i in new for p in net.blocks[i].parameters()} | set(readers.parameters())
-    old = [p for p in net.parameters() if args.start and p not in fresh]
+    old = {p for p in net.parameters() if args.start and p not in fresh}
     matrices = {p for b in net.blocks for p in b.parameters() if p.ndim == 2}
     trained = [*net.parameters(), *readers.parameters()]
 
-    def groups(chosen: list, factor: dict[bool, float]) -> list[dict]:
-        """Parameter groups for what --start brought along and for the rest, with their rates."""
-        was = set(old)
-        parts = {was_there: [p for p in chosen if (p in was) == was_there] for was_there in factor}
-        return [{"params": part, "factor": factor[k]} for k, part in parts.items() if part]
+    def groups(chosen: list) -> list[dict]:
+        """Two parameter groups, of what --start brought along and of the rest."""
+        was = [p for p in chosen if p in old]
+        now = [p for p in chosen if p not in old]
+        pairs = ((was, recipe.old), (now, 1.0))
+        return [{"params": part, "factor": factor} for part, factor in pairs if part]
 
-    factors = {False: 1.0, True: recipe.old}
     rest = [p for p in trained if p not in matrices]
-    muon = Muon(groups([p for p in trained if p in matrices], factors), recipe.muon, rank=rank,
+    muon = Muon(groups([p for p in trained if p in matrices]), recipe.muon, rank=rank,
                 ranks=args.processes)  # fmt: skip
     adam = torch.optim.AdamW(
-        groups(rest, factors), recipe.adam, betas=(0.9, 0.95), weight_decay=0.0, fused=gpu
+        groups(rest), recipe.adam, betas=(0.9, 0.95), weight_decay=0.0, fused=gpu
     )
 
     step = tokens_seen = 0
@@ -431,19 +434,22 @@ def work(rank: int, args: argparse.Namespace) -> None:
         tokens, targets, weights, hints = there(batch)
         outputs = dict.fromkeys(hinted)
         if beginning:
+            outputs = dict.fromkeys((hinted[0] - 1, *hinted))
             with torch.autocast(device, torch.bfloat16, enabled=FAST):
-                net.hidden(tokens, hinted[-1] + 1, outputs=outputs)
-            loss = readers.loss(outputs, hints)
+                after = net.hidden(tokens, hinted[-1] + 1, outputs=outputs)
+            # The layers behind know nothing of the new ones yet: what is added should be small, in
+            # directions where little else is.
+            before = outputs.pop(hinted[0] - 1)
+            change = (after - before).float().square().mean() / before.float().square().mean()
+            loss = readers.loss(outputs, hints) + recipe.quiet * change
         else:
             loss = loss_of(tokens, targets, weights, outputs)
             if hinted:
                 loss = loss + recipe.hints * readers.loss(outputs, hints)
         loss.backward()
         if parallel:
-            # A batch without lists gives the readers no gradient in one process and some in another.
+            # The old layers are at rest in the beginning, and have no gradient.
             learning = [p for p in trained if p.requires_grad]
-            for p in learning:
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
             flat = torch.cat([p.grad.flatten() for p in learning] + [loss.detach()[None]])
             flat = torch.cat([flat, torch.tensor([float(real)])])
             torch.distributed.all_reduce(flat)

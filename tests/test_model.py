@@ -206,6 +206,64 @@ def test_one_command_without_arguments_trains_both_models(monkeypatch) -> None:
     assert ran == [["task-api-model", "--tokens", "107000000.0"]]
 
 
+LIST = {"tasks": [
+    {"task_id": 167, "title": "tune the piano", "priority": "low", "status": "pending"},
+    {"task_id": 42, "title": "phone the bank", "priority": "low", "status": "pending"},
+    {"task_id": 5, "title": "ask the bank about the loan", "priority": "low", "status": "pending"},
+]}  # fmt: skip
+
+
+def test_hints_follow_a_word_of_a_request_to_the_number_of_its_task() -> None:
+    """Every entry knows its number, a word finds it, and the answer is where it is written."""
+    import hints
+
+    call = {"name": "list_tasks", "arguments": "{}"}
+    bin_it = {"name": "delete_task", "arguments": '{"task_id": 167}'}
+    messages = [
+        {"role": "user", "content": "show my piano tasks"},  # nothing is known yet
+        {"role": "assistant", "content": None, "tool_calls": [{"function": call}]},
+        {"role": "tool", "content": json.dumps(LIST)},
+        {"role": "assistant", "content": "Three tasks."},
+        {"role": "user", "content": "bin the Piano one, not that"},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": bin_it}]},
+        {"role": "user", "content": "done with the bank loan"},
+        {"role": "assistant", "content": "Which task do you mean?"},
+    ]
+    text = render(messages, tool_schemas())
+    entries, words, answers = hints.marks(text)
+    assert [number for _, _, number in entries] == ["167", "42", "5"]
+    assert all(text[start:stop].startswith(', "title": "') for start, stop, _ in entries)
+    said = [(text[:stop].split()[-1].strip(","), number) for stop, number in words]
+    # "bank" is in two titles, so it says nothing; "that" is in none.
+    assert said == [("Piano", "167"), ("that", ""), ("done", ""), ("with", ""), ("loan", "5")]
+    assert [(text[start : start + 3], number) for start, number in answers] == [("167", "167")]
+
+    # One token a character, for once: where labels stand.
+    found = hints.labels(text, [(i, i + 1) for i in range(len(text))])
+    start, stop, _ = entries[1]
+    assert {i for i, step in found if step == 0} >= set(range(start, stop))
+    assert found[start, 0] == [4, 2, hints.NONE, hints.NONE]
+    assert found[words[0][0] - 1, 1] == [1, 6, 7, hints.NONE]
+    assert found[words[1][0] - 1, 1] == [hints.NONE] * hints.DIGITS
+    where = answers[0][0]  # the token before a digit says which digit follows
+    assert [found[where - 1 + i, 2] for i in range(4)] == [[1], [6], [7], [hints.NONE]]
+    assert (where + 3, 2) not in found
+
+
+def test_new_layers_change_nothing_at_first() -> None:
+    torch = pytest.importorskip("torch", reason="the training extra is not installed")
+    from net import Net, Shape
+
+    size = {"vocab": 64, "dim": 32, "heads": 2, "head_dim": 16, "hidden": 48, "turning": 4}
+    small, large = Net(Shape(layers=3, **size), 1), Net(Shape(layers=6, **size), 2)
+    assert large.take(small.state_dict(), [2, 2, 1]) == [1, 3, 4]
+    tokens = torch.randint(0, 64, (2, 20))
+    assert torch.equal(small(tokens), large(tokens))
+    outputs = dict.fromkeys([2, 3])
+    large(tokens, outputs=outputs)
+    assert torch.equal(outputs[2], outputs[3])
+
+
 def as_ollama_hands_over(messages: list[dict], tools: list[dict]) -> tuple[list[dict], list[dict]]:
     """Properties and arguments in alphabetical order, arguments as compact JSON."""
     tools = json.loads(json.dumps(tools))
