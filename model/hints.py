@@ -23,7 +23,20 @@ TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.S)
 # An object that begins with a number, as tools write tasks; MCP's results hold JSON in JSON.
 ENTRY = re.compile(r'\{\\?"(?:task_)?id\\?": ?\\?"?(?:[A-Za-z]*[-_#]?)(\d+)')
 TITLE = re.compile(r'\\?"title\\?": ?\\?"(.*?)\\?"[,}]')
-WORD = re.compile(r"\w{4,}")  # shorter ones are rarely what names a task
+WORD = re.compile(r"\w{2,}")
+# Short words that name no task; "the vet one" and "the GP one" do.
+SHORT = set(
+    "the and for you not but can all any its has had was are our out off get got put let now new "
+    "old one two ten how who why did does him her his she they per via yes yet too use see say ask "
+    "buy pay add set due end day way may mon tue wed thu fri sat sun jan feb mar apr jun jul aug "
+    "sep oct nov dec bin low top".split()
+)
+
+
+def telling(word: str) -> bool:
+    """Whether a word may be what names a task: not too short, or an abbreviation."""
+    size = len(word)
+    return size > 3 or (size == 3 and word.lower() not in SHORT) or (size == 2 and word.isupper())
 
 
 def digits(number: str) -> list[int]:
@@ -55,10 +68,11 @@ def marks(
                 stop = len(body) if stop < 0 else stop
                 entries.append((base + entry.end(), base + stop, entry[1]))
                 if title := TITLE.search(body, entry.end(), stop + 1):
-                    titles[entry[1]] = {w.lower() for w in WORD.findall(title[1])}
+                    words_of = filter(telling, WORD.findall(title[1]))
+                    titles[entry[1]] = {w.lower() for w in words_of}
         elif role == "user" and len(titles) > 1:
             named = set()
-            for word in WORD.finditer(body):
+            for word in filter(lambda m: telling(m[0]), WORD.finditer(body)):
                 found = [n for n, known in titles.items() if word[0].lower() in known]
                 named |= set(found)
                 if len(found) <= 1:

@@ -305,16 +305,20 @@ class Readers(nn.Module):
     def _read(
         self, outputs: dict[int, torch.Tensor], wanted: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """For each hint (logits, digits): (hints, DIGITS, NONE + 1) and (hints, DIGITS)."""
+        """For each hint (logits, digits): (hints, DIGITS, NONE + 1) and (hints, DIGITS). wanted is
+        on the CPU: a GPU would have to wait until it is known how many hints there are."""
         for i, (x, linear) in enumerate(zip(outputs.values(), self.read, strict=True)):
-            kept = wanted[:, :, i, 0] != UNKNOWN
-            x = F.rms_norm(x[kept].float(), x.shape[-1:])
-            yield linear(x).view(-1, DIGITS, NONE + 1), wanted[:, :, i][kept].long()
+            asked = wanted[:, :, i].flatten(0, 1)
+            places = (asked[:, 0] != UNKNOWN).nonzero().squeeze(1)
+            there = x.flatten(0, 1).index_select(0, places.to(x.device, non_blocking=True))
+            there = F.rms_norm(there.float(), there.shape[-1:])
+            digits = asked[places].long().to(x.device, non_blocking=True)
+            yield linear(there).view(-1, DIGITS, NONE + 1), digits
 
     def loss(self, outputs: dict[int, torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
         """Sum of the mean cross-entropies. outputs: (batch, time, dim) of the layers, in order;
-        wanted: classes, (batch, time, STEPS, DIGITS), UNKNOWN where nothing is asked."""
-        total = torch.zeros((), device=wanted.device)
+        wanted: classes on the CPU, (batch, time, STEPS, DIGITS), UNKNOWN where nothing is asked."""
+        total = torch.zeros((), device=self.read[0].weight.device)
         for logits, asked in self._read(outputs, wanted):
             # A sum over none is 0: many batches hold no list.
             each = F.cross_entropy(
@@ -330,5 +334,5 @@ class Readers(nn.Module):
             whole = (asked[:, 1:] != UNKNOWN).any()  # else one digit at a time, NONE at the end
             there = asked[:, 0] != (NONE if whole else UNKNOWN)
             good = ((logits.argmax(-1) == asked) | (asked == UNKNOWN)).all(-1)
-            found.append([good[there].sum(), there.sum()])
+            found.append([int(good[there].sum()), int(there.sum())])
         return torch.tensor(found, dtype=torch.float32)

@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ class Recipe:
     # copied well but never learned what to do (held-out loss 0.26 with 23 % of dev right).
     muon: float = 0.003
     adam: float = 3e-3
-    old: float = 1.0  # factor on both rates for layers that --start brought along
+    old: float = 1.0  # factor on both rates for what --start brought along; 0: it stays as it is
     pointing: float = POINTING  # share of conversations about tasks that a list showed
     hints: float = 0.3  # weight of the hints (hints.py) beside the loss of the answers
     hinted: int = 2  # the layer whose output the first hint reads; the others read the next ones
@@ -323,9 +324,10 @@ def work(rank: int, args: argparse.Namespace) -> None:
     trained = [*net.parameters(), *readers.parameters()]
 
     def groups(chosen: list) -> list[dict]:
-        """Two parameter groups, of what --start brought along and of the rest."""
-        was = [p for p in chosen if p in old]
-        now = [p for p in chosen if p not in old]
+        """Parameter groups, of what --start brought along and of the rest; one if all learn alike,
+        because a GPU takes longer for two."""
+        was = [p for p in chosen if p in old and recipe.old != 1]
+        now = [p for p in chosen if p not in set(was)]
         pairs = ((was, recipe.old), (now, 1.0))
         return [{"params": part, "factor": factor} for part, factor in pairs if part]
 
@@ -394,7 +396,9 @@ def work(rank: int, args: argparse.Namespace) -> None:
         return [t.to(device, non_blocking=True) for t in batch]
 
     check = batches(tok, 10**9, recipe.batch)
-    held_out = [there(next(check)[:4]) for _ in range(12)] if rank == 0 else []
+    held_out = []
+    for *batch, hints, _ in islice(check, 12 if rank == 0 else 0):
+        held_out.append((*there(batch), hints))
     stream = Stream(tok, recipe.seed * 10**6 + step * 64 + rank, recipe.batch, recipe.pointing)
     workers = (
         {"num_workers": args.workers, "prefetch_factor": 8, "pin_memory": gpu}
@@ -426,12 +430,12 @@ def work(rank: int, args: argparse.Namespace) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = base * rate * group["factor"]
         asked = time.time()
-        *batch, real = next(source)
+        *batch, hints, real = next(source)
         waited += time.time() - asked
         beginning = progress < args.hints_first
         for p in old:
-            p.requires_grad_(not beginning)
-        tokens, targets, weights, hints = there(batch)
+            p.requires_grad_(recipe.old > 0 and not beginning)
+        tokens, targets, weights = there(batch)
         outputs = dict.fromkeys(hinted)
         if beginning:
             outputs = dict.fromkeys((hinted[0] - 1, *hinted))
@@ -448,7 +452,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
                 loss = loss + recipe.hints * readers.loss(outputs, hints)
         loss.backward()
         if parallel:
-            # The old layers are at rest in the beginning, and have no gradient.
+            # The old layers may be at rest, and have no gradient then.
             learning = [p for p in trained if p.requires_grad]
             flat = torch.cat([p.grad.flatten() for p in learning] + [loss.detach()[None]])
             flat = torch.cat([flat, torch.tensor([float(real)])])
