@@ -212,6 +212,22 @@ def date(r: random.Random) -> tuple[str, str]:
 
 NUMBERS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
            "fifteen sixteen seventeen eighteen nineteen twenty").split()  # fmt: skip
+TENS = "x x twenty thirty forty fifty sixty seventy eighty ninety".split()
+
+
+def spelled(n: int, r: random.Random) -> str:
+    """A number below 10,000 as it is dictated: "three hundred and twelve"."""
+    if n > 20 and n < 100:
+        tens, ones = divmod(n, 10)
+        return TENS[tens] + (r.choice([" ", "-"]) + NUMBERS[ones] if ones else "")
+    for unit, name in ((1000, "thousand"), (100, "hundred")):
+        if n >= unit:
+            much, rest = divmod(n, unit)
+            link = r.choice([" and ", " and ", " "]) if rest < 100 else " "
+            return f"{spelled(much, r)} {name}" + (link + spelled(rest, r) if rest else "")
+    return NUMBERS[n]
+
+
 ID_FORMS = (
     ["{n}"] * 8 + ["#{n}"] * 5 + ["task {n}"] * 8
     + ["task #{n}", "number {n}", "no. {n}", "no {n}", "task number {n}", "task no. {n}", "id {n}",
@@ -659,8 +675,8 @@ class Slots:
         if isinstance(shown, str) and not shown.isdigit():
             x = r.random()
             return shown if x < 0.7 else f"task {shown}" if x < 0.9 else f"#{shown}"
-        if n <= 20 and r.random() < 0.04 and not isinstance(shown, str):
-            return f"task {NUMBERS[n]}"
+        if not isinstance(shown, str) and n < 10_000 and r.random() < 0.04:
+            return r.choice(["task {}", "number {}", "{}", "task {}"]).format(spelled(n, r))
         return r.choice(ID_FORMS).format(n=n)
 
 
@@ -787,6 +803,8 @@ def refer(r: random.Random, w: World) -> tuple[str, Known | None]:
         ), w.last  # fmt: skip
     if kind == "other":
         other = w.listed[w.listed[0] is w.last]
+        if r.random() < 0.3 and (k := keyword(w.last, w.tasks, r)):
+            return f"the other one, not the {k} one,", other
         return r.choice(["the other one", "the other", "the other task", "that other one",
                          "the second of the two" if other is w.listed[1] else "the other of the two"]), other  # fmt: skip
     if kind == "property":

@@ -318,10 +318,10 @@ def work(rank: int, args: argparse.Namespace) -> None:
     readers = Readers(shape.dim).to(device)
     new = net.take(read(args.start), args.insert) if args.start else []
     hinted = range(recipe.hinted, recipe.hinted + STEPS) if recipe.hints else ()
-    fresh = {p for i in new for p in net.blocks[i].parameters()} | set(readers.parameters())
+    fresh = {p for i in new for p in net.blocks[i].parameters()}
     old = {p for p in net.parameters() if args.start and p not in fresh}
     matrices = {p for b in net.blocks for p in b.parameters() if p.ndim == 2}
-    trained = [*net.parameters(), *readers.parameters()]
+    trained = [*net.parameters(), *(readers.parameters() if hinted else ())]
 
     def groups(chosen: list) -> list[dict]:
         """Parameter groups, of what --start brought along and of the rest; one if all learn alike,

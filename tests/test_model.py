@@ -39,6 +39,17 @@ def test_evaluation_sets_are_the_frozen_ones(split: str) -> None:
     assert len(counts) == behaviours and set(counts.values()) == {each}
 
 
+def test_the_second_set_that_may_be_looked_at_is_the_one_that_the_card_names() -> None:
+    data = (MODEL / "evaluation" / "dev2.jsonl").read_bytes()
+    card = (MODEL / "README.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(data).hexdigest() in card
+    counts = Counter(case.category for case in cases("dev2"))
+    assert set(counts) < {case.category for case in cases("dev")} and min(counts.values()) >= 30
+    # Whoever looks at what fails here must not see a request of the frozen set.
+    last = {evaluation.fold(c.messages[-1]["content"] or "") for c in cases("dev2")}
+    assert not last & {evaluation.fold(r) for r in requests("test")}
+
+
 def test_the_set_that_asks_for_nothing_expects_no_call_and_repeats_no_other_set() -> None:
     known = {evaluation.fold(r) for split in ("dev", "test") for r in requests(split)}
     asked = [evaluation.fold(r) for r in requests("nothing")]
