@@ -212,14 +212,15 @@ def date(r: random.Random) -> tuple[str, str]:
 
 NUMBERS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
            "fifteen sixteen seventeen eighteen nineteen twenty").split()  # fmt: skip
-TENS = "x x twenty thirty forty fifty sixty seventy eighty ninety".split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+ORDINALS = "first second third fourth fifth sixth seventh eighth".split()
 
 
 def spelled(n: int, r: random.Random) -> str:
     """A number below 10,000 as it is dictated: "three hundred and twelve"."""
-    if n > 20 and n < 100:
+    if 20 < n < 100:
         tens, ones = divmod(n, 10)
-        return TENS[tens] + (r.choice([" ", "-"]) + NUMBERS[ones] if ones else "")
+        return TENS[tens - 2] + (r.choice([" ", "-"]) + NUMBERS[ones] if ones else "")
     for unit, name in ((1000, "thousand"), (100, "hundred")):
         if n >= unit:
             much, rest = divmod(n, unit)
@@ -431,10 +432,12 @@ class Toolbox:
             out[p.name] = value
         return out
 
-    def call(self, action: Action, n: int) -> dict:
+    def call(self, action: Action, n: int, args: dict | None = None) -> dict:
+        """The call of an action; args: in place of the right ones."""
+        args = self.arguments(action) if args is None else args
         return {"id": f"call_{n}", "type": "function", "function": {
             "name": self.names[action.tool],
-            "arguments": json.dumps(self.arguments(action), ensure_ascii=False)}}  # fmt: skip
+            "arguments": json.dumps(args, ensure_ascii=False)}}  # fmt: skip
 
 
 def _foreign(name: str) -> dict:
@@ -503,16 +506,14 @@ SAME = [
         "delete|remove|erase|scrap|bin",
         "deleted|removed|erased|scrapped|binned",
         "done|finished|completed",
-        "please|pls|plz|kindly|pleaase",
-        "i have|i've|ive",
+        "please|pls|plz|kindly",
+        "i've|ive",
         "i am|i'm|im",
-        "it is|it's|its",
+        "it is|it's",
         "do not|don't|dont",
         "cannot|can't|cant",
-        "because|since|as|cos|bc",
+        "because|cos|bc",
         "any more|any longer|anymore",
-        "now|right now|from now on",
-        "also|as well|too",
         "priority|prio|importance",
         "deadline|due date",
         "should be|ought to be|needs to be|has to be|must be",
@@ -520,14 +521,14 @@ SAME = [
     )
 ]
 INSTEAD = {word: group for group in SAME for word in group}
-KNOWN = re.compile(
+SWAPPED = re.compile(
     rf"(?i)(?<![\w{{-])(?:{'|'.join(sorted(map(re.escape, INSTEAD), key=len, reverse=True))})(?![\w}}-])"
 )
 
 
 def reword(frame: str, r: random.Random) -> str:
     """One word of a frame in another way."""
-    places = list(KNOWN.finditer(frame))
+    places = list(SWAPPED.finditer(frame))
     if not places:
         return frame
     m = r.choice(places)
@@ -596,9 +597,6 @@ def quote(text: str, r: random.Random, p: float = 0.1) -> str:
     if x < 1.8 * p:
         return f"“{text}”"
     return text
-
-
-CHANGED = "changed"  # a due date that no result has shown
 
 
 @dataclass
@@ -711,12 +709,16 @@ def inflected(word: str) -> str:
         return word
     if word.endswith("ing") and len(word) > 6:
         return word[:-3]
+    if word.endswith("ss"):
+        return word
     return word[:-1] if word.endswith("s") else word + "s"
 
 
 def distinct(listed: list[Known]) -> list[tuple[str, Known]]:
-    """Words for the tasks of a list that alone have a priority, or alone are in progress."""
+    """Words for the tasks of a list that alone have a priority, a date, none, or are in progress."""
     out = []
+    # A date that somebody gave in words, after the list was shown, says nothing of the others'.
+    dated = all(k.due is None or re.fullmatch(r"\d{4}-\d\d-\d\d", k.due) for k in listed)
     for known in listed:
         if sum(k.priority == known.priority for k in listed) == 1:
             name = known.priority
@@ -726,7 +728,7 @@ def distinct(listed: list[Known]) -> list[tuple[str, Known]]:
         if [k.status for k in listed].count("in_progress") == 1 and known.status == "in_progress":
             out += [("the one in progress", known), ("the one that is in progress", known),
                     ("the one i'm in the middle of", known), ("the started one", known)]  # fmt: skip
-        if any(k.due == CHANGED for k in listed):
+        if not dated:
             continue
         if known.due and sum(k.due == known.due for k in listed) == 1:
             out += [(f"the one due {known.due}", known), (f"the {known.due} one", known)]
@@ -735,7 +737,7 @@ def distinct(listed: list[Known]) -> list[tuple[str, Known]]:
             out += [(f"the one due {month} {day}", known), (f"the one for {day} {month}", known)]
             if len(same) == 1:
                 out += [(f"the {month} one", known), (f"the one due in {month}", known)]
-        if len(listed) > 1 and [bool(k.due) for k in listed].count(bool(known.due)) == 1:
+        if len(listed) > 1 and sum((k.due is None) == (known.due is None) for k in listed) == 1:
             out += (
                 [("the one with a due date", known), ("the one with a deadline", known)]
                 if known.due
@@ -768,7 +770,7 @@ def places(w: World, i: int) -> list[str]:
 
 def made(count: int, i: int) -> list[str]:
     """Ways to point at task `i`, counted from 0, of `count` that were just created."""
-    names = ["first", "second", "third", "fourth", "fifth"]
+    names = ORDINALS
     many = {2: "two", 3: "three", 4: "four", 5: "five"}[count]
     out = [f"the {names[i]} one", f"the {names[i]} of those", f"the {names[i]} of those {many}",
            f"the {names[i]} of the {many}", f"the {names[i]} one i added", f"the {names[i]} task"]  # fmt: skip
@@ -805,8 +807,7 @@ def refer(r: random.Random, w: World) -> tuple[str, Known | None]:
         other = w.listed[w.listed[0] is w.last]
         if r.random() < 0.3 and (k := keyword(w.last, w.tasks, r)):
             return f"the other one, not the {k} one,", other
-        return r.choice(["the other one", "the other", "the other task", "that other one",
-                         "the second of the two" if other is w.listed[1] else "the other of the two"]), other  # fmt: skip
+        return r.choice(["the other one", "the other", "the other task", "that other one"]), other
     if kind == "property":
         found = distinct(w.listed)
         if found:
@@ -816,8 +817,7 @@ def refer(r: random.Random, w: World) -> tuple[str, Known | None]:
         i = r.randrange(len(w.listed))
         if r.random() < 0.3:
             return r.choice(places(w, i)), w.listed[i]
-        names = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"]
-        forms = [names[i]] if i < len(names) else []
+        forms = ORDINALS[i : i + 1]
         if i == len(w.listed) - 1:
             forms += ["last", "last", "bottom"]
         if i == 0:
@@ -838,8 +838,7 @@ def refer(r: random.Random, w: World) -> tuple[str, Known | None]:
         if k:
             if r.random() < 0.5:
                 k = k.lower()
-            form = r.choice(["the {k} one", "the {k} one", "the {k} task", "the {k} thing", "the {k}",
-                             *lines("refer")]) if r.random() < 0.6 else r.choice(lines("refer"))  # fmt: skip
+            form = "the {k} one" if r.random() < 0.1 else r.choice(lines("refer"))
             return form.replace("{k}", k), known
     if kind in ("title", "keyword") and pool:
         known = r.choice(pool)
@@ -877,10 +876,13 @@ def gather(meaning: dict, slots: Slots) -> dict:
     return out
 
 
-def single(tool: str, r: random.Random, world: World, refer_p: float) -> tuple[str, list[Action]]:
-    """A request for one call of `tool`, over and again until its meaning is complete."""
+def single(
+    tool: str, r: random.Random, world: World, refer_p: float, phrases: str = ""
+) -> tuple[str, list[Action]]:
+    """A request for one call of `tool`, over and again until its meaning is complete; phrases: the
+    file to take it from, if not the tool's own."""
     while True:
-        text, meaning, slots = prepared(tool, r, world, refer_p)
+        text, meaning, slots = prepared(phrases or tool, r, world, refer_p)
         args = gather(meaning, slots)
         if tool == "create" and "title" not in args:
             continue
@@ -995,14 +997,11 @@ ALL_WORDS = {
 }
 
 
-def all_of_them(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
-    """A request for one action on every task of the list just shown, where that is a few."""
-    tasks = world.listed or world.made
-    if not 2 <= len(tasks) <= 5:
-        return None
+def one_for_many(
+    r: random.Random, world: World, shown: str, tasks: list[Known]
+) -> tuple[str, list[Action]]:
+    """A request for one action on `tasks`, which `shown` names."""
     frame, meaning = r.choice(frames("all"))
-    words = ["all of them", "all of those", "them all", "these", "all these", "everything on there"]
-    shown = r.choice(ALL_WORDS[len(tasks)] * 2 + words)
     slots = Slots(r, world, False)
     text = SLOT.sub(lambda m: shown if m[1] == "all" else slots.text(m[1], m[2]), dress(frame, r))
     tool, _, fixed = meaning.partition(" ")
@@ -1010,62 +1009,82 @@ def all_of_them(r: random.Random, world: World) -> tuple[str, list[Action]] | No
     return text, [Action(tool, {"task_id": world.box.id(k.n), **args}) for k in tasks]
 
 
-def some_of_them(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
-    """A request for one action on two or three tasks of the list just shown, named in words."""
-    tasks, count = world.listed, len(world.listed)
-    if count < 2:
+def all_of_them(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
+    """A request for one action on every task just shown or made, where that is a few."""
+    tasks = world.listed or world.made
+    if not 2 <= len(tasks) <= 5:
         return None
-    order = ["first", "second", "third", "fourth", "fifth", "sixth"]
-    ways: list[tuple[list[str], list[Known]]] = []
-    if count > 2:
-        ways += [(["the first two", "the top two", "the first two on the list"], tasks[:2]),
-                 (["the last two", "the bottom two"], tasks[-2:])]  # fmt: skip
-    if count > 3:
-        ways += [(["the first three", "the top three"], tasks[:3])]
-    if 3 <= count <= 5:
-        i = r.randrange(min(count, 6))
-        rest = [k for j, k in enumerate(tasks) if j != i]
-        names = [f"the {order[i]} one", f"the {order[i]}"]
-        if k := keyword(tasks[i], tasks, r):
-            names += [f"the {k} one", f"the {k} one", k]
-        but = r.choice(["all but", "all except", "everything but", "everything except for", "all of them except",
-                        "all of those but"])  # fmt: skip
-        ways += [([f"{but} {r.choice(names)}"], rest)] * 2
+    words = ["all of them", "all of those", "them all", "these", "all these", "everything on there"]
+    return one_for_many(r, world, r.choice(ALL_WORDS[len(tasks)] * 2 + words), tasks)
+
+
+def some_of_them(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
+    """A request for one action on two to four tasks of the list just shown, named in words."""
+    if len(world.listed) < 2:
+        return None
+    ways = [*at_the_ends(world.listed), *alike(world.listed), by_place(r, world.listed)]
+    ways += [way for way in (all_but_one(r, world.listed),) if way] * 2
+    ways += [way for way in (by_words(r, world.listed),) if way] * 4
+    names, tasks = r.choice(ways)
+    return one_for_many(r, world, r.choice(names), tasks)
+
+
+# Ways to name some tasks of a list: what to call them, and which they are.
+Way = tuple[list[str], list[Known]]
+
+
+def at_the_ends(tasks: list[Known]) -> Iterator[Way]:
+    if len(tasks) > 2:
+        yield ["the first two", "the top two", "the first two on the list"], tasks[:2]
+        yield ["the last two", "the bottom two"], tasks[-2:]
+    if len(tasks) > 3:
+        yield ["the first three", "the top three"], tasks[:3]
+
+
+def alike(tasks: list[Known]) -> Iterator[Way]:
+    """Those of one priority or status, where that is some of them."""
     for key, text in (("priority", "{} priority"), ("status", "{}")):
-        for value in {getattr(k, key) for k in tasks}:
+        for value in {getattr(k, key): None for k in tasks}:  # a set has another order each time
             same = [k for k in tasks if getattr(k, key) == value]
-            if 2 <= len(same) <= 4 and len(same) < count:
+            if 2 <= len(same) <= 4 and len(same) < len(tasks):
                 name = text.format(value.replace("_", " "))
-                word = ["", "", "two", "three", "four"][len(same)]
-                ways.append(
-                    ([f"the {word} {name} ones", f"the {name} ones", f"all the {name} ones"], same)
-                )
-    chosen = sorted(r.sample(range(min(count, 6)), r.choice([2, 2, 2, 3]) if count > 2 else 2))
-    picked = [tasks[i] for i in chosen]
-    ways.append(
-        (
-            [join([f"the {order[i]}" for i in chosen], r) + r.choice(["", "", " one", " ones"])],
-            picked,
-        )
-    )
-    keys = [keyword(k, tasks, r) for k in picked]
-    if all(keys):
-        keys = [k.lower() for k in keys] if r.random() < 0.5 else keys
-        listing = join([f"the {k} one" for k in keys], r)
-        ways += [
-            (
-                [listing, join(keys, r), "the " + join(keys, r) + " ones", "the " + join(keys, r)],
-                picked,
-            )
-        ] * 4
-    names, picked = r.choice(ways)
-    frame, meaning = r.choice(frames("all"))
-    slots = Slots(r, world, False)
-    shown = r.choice(names)
-    text = SLOT.sub(lambda m: shown if m[1] == "all" else slots.text(m[1], m[2]), dress(frame, r))
-    tool, _, fixed = meaning.partition(" ")
-    args = gather(parse_meaning(fixed), slots) if tool == "update" else {}
-    return text, [Action(tool, {"task_id": world.box.id(k.n), **args}) for k in picked]
+                yield [f"the {NUMBERS[len(same)]} {name} ones", f"the {name} ones",
+                       f"all the {name} ones"], same  # fmt: skip
+
+
+def all_but_one(r: random.Random, tasks: list[Known]) -> Way | None:
+    if not 3 <= len(tasks) <= 5:
+        return None
+    i = r.randrange(len(tasks))
+    names = [f"the {ORDINALS[i]} one", f"the {ORDINALS[i]}"]
+    if k := keyword(tasks[i], tasks, r):
+        names += [f"the {k} one", f"the {k} one", k]
+    but = r.choice(["all but", "all except", "everything but", "everything except for",
+                    "all of them except", "all of those but"])  # fmt: skip
+    return [f"{but} {r.choice(names)}"], tasks[:i] + tasks[i + 1 :]
+
+
+def some(r: random.Random, tasks: list[Known]) -> list[int]:
+    """Places of two or three tasks near the top, counted from 0."""
+    count = min(len(tasks), 6)
+    return sorted(r.sample(range(count), r.choice([2, 2, 2, 3]) if count > 2 else 2))
+
+
+def by_place(r: random.Random, tasks: list[Known]) -> Way:
+    places = some(r, tasks)
+    names = join([f"the {ORDINALS[i]}" for i in places], r) + r.choice(["", "", " one", " ones"])
+    return [names], [tasks[i] for i in places]
+
+
+def by_words(r: random.Random, tasks: list[Known]) -> Way | None:
+    chosen = [tasks[i] for i in some(r, tasks)]
+    keys = [keyword(k, tasks, r) for k in chosen]
+    if not all(keys):
+        return None
+    keys = [k.lower() for k in keys] if r.random() < 0.5 else keys
+    listing = join(keys, r)
+    return [join([f"the {k} one" for k in keys], r), listing, f"the {listing} ones",
+            f"the {listing}"], chosen  # fmt: skip
 
 
 def several(r: random.Random, world: World) -> tuple[str, list[Action]]:
@@ -1297,12 +1316,10 @@ def said(text: str) -> dict:
     return {"role": "assistant", "content": text}
 
 
-STATUS_SET = (
-    "set the status of {id} to completed|status of {id}: completed|put {id} on completed|"
-    "change the status of {id} to completed|update {id}, its status is completed now|"
-    "update {id} to completed|switch {id} to completed|{id} needs its status set to completed|"
-    "could you set {id} as completed|status completed for {id} please|move {id} to completed"
-).split("|")
+def result(call: dict, content: str) -> dict:
+    return {"role": "tool", "tool_call_id": call["id"], "content": content}
+
+
 RESULT_STYLES = ["plain"] * 12 + ["compact", "compact", "id", "short", "extra", "mcp", "mcp",
                                   "sentence", "bare"]  # fmt: skip
 
@@ -1310,11 +1327,6 @@ RESULT_STYLES = ["plain"] * 12 + ["compact", "compact", "id", "short", "extra", 
 POINTING = 0.2
 
 
-TITLE_TYPO = (
-    "title: '{bad}' is not what the person said|The title is misspelt.|typo in title: {bad}|"
-    "title does not match the request|'{bad}': copy the title as it was said|"
-    "Title rejected: spelling differs from the user's message."
-).split("|")
 BAD_ENUM = {
     "low": ["LOW", "minor", "lowest", "Low", "lo", "p4", "not important", "trivial", "1", "whenever"],
     "medium": ["MEDIUM", "normal", "mid", "Medium", "med", "p3", "standard", "average", "default"],
@@ -1432,15 +1444,12 @@ class Conversation:
                 0
             ]
             refer_p = (1.0 if pointing else 0.55) if world.tasks else 0.0
-            text, actions = single(tool, r, world, refer_p)
             if tool == "complete" and not box.offers("complete") and box.offers("update"):
-                if len(actions) > 1 or r.random() < 0.6:
-                    return
-                # Said like this, it is an update.
-                n = actions[0].args["task_id"]
-                text = r.choice(STATUS_SET).replace("{id}", str(n))
-                text = dress(text, r) if r.random() < 0.4 else text
-                actions = [Action("update", {"task_id": n, "status": "completed"})]
+                if r.random() < 0.6:
+                    return  # a fair judge might accept an update of "4 is done": left out
+                text, actions = single("update", r, world, refer_p, "status")
+            else:
+                text, actions = single(tool, r, world, refer_p)
         absent = [a.tool for a in actions if not box.offers(a.tool)]
         if absent:
             if len(actions) > 1 and len(set(absent)) > 1:
@@ -1502,8 +1511,7 @@ class Conversation:
         known.title = action.args.get("title") or known.title
         known.priority = action.args.get("priority") or known.priority
         known.status = action.args.get("status") or known.status
-        if action.args.get("due"):
-            known.due = CHANGED
+        known.due = action.args.get("due") or known.due
 
     def listing(self, world: World) -> None:
         text, actions = single("list", self.r, world, 0)
@@ -1511,56 +1519,34 @@ class Conversation:
             self.messages.append(user(text))
             self.act(world, actions)
 
+    def calls(self, calls: list[dict], learn: bool = True) -> None:
+        """Append an assistant's message with calls."""
+        message = {"role": "assistant", "content": None, "tool_calls": calls}
+        self.messages.append(message if learn else {**message, "learn": False})
+
     def act(self, world: World, actions: list[Action]) -> None:
         r, box = self.r, world.box
-        calls = []
-        for action in actions:
-            world.calls += 1
-            calls.append(box.call(action, world.calls))
-        if len(actions) == 1 and r.random() < 0.13 and self.mistake(world, actions[0]):
-            world.calls += 1
-            calls = [box.call(actions[0], world.calls)]
-        flawed = None
+        answers: list[str] = []
+        touched: list[tuple[Action, Known, list[Known]]] = []
         if len(actions) > 1 and r.random() < 0.12:
-            i = r.randrange(len(actions))
-            if flawed := self.flaw(world, actions[i]):
-                # The others are done; only this one is made again.
-                calls[i]["function"]["arguments"] = json.dumps(flawed[0], ensure_ascii=False)
-        self.messages.append({"role": "assistant", "content": None, "tool_calls": calls})
-        if flawed:
-            self.messages[-1]["learn"] = False
-            again = actions[i]
-            for action, call in zip(actions, calls, strict=True):
-                content = self.error_content(flawed[1])
-                if action is not again:
-                    known, tasks = self.apply(world, action)
-                    content = as_result(action, known, world, self.style, tasks)
-                result = {"role": "tool", "tool_call_id": call["id"], "content": content}
-                self.messages.append(result)
-            world.calls += 1
-            actions, calls = [again], [box.call(again, world.calls)]
-            self.messages.append({"role": "assistant", "content": None, "tool_calls": calls})
-            world.last = None
-        results, answers, touched = [], [], []
+            actions = self.half_done(world, actions, answers, touched)
+        elif len(actions) == 1 and r.random() < 0.13:
+            self.mistake(world, actions[0])
+        first = world.calls + 1
+        world.calls += len(actions)
+        calls = [box.call(action, n) for n, action in enumerate(actions, first)]
+        self.calls(calls)
         for action, call in zip(actions, calls, strict=True):
             failed = self.failure(world, action) if r.random() < 0.09 else None
             if failed:
-                content = (
-                    failed
-                    if r.random() < 0.15
-                    else json.dumps({"error": failed}, ensure_ascii=False)
-                )
+                content = self.error_content(failed)
                 short = failed if len(failed) < 90 else re.split(r"(?<=[.!;:])\s", failed)[0]
                 answers.append(
                     f"Sorry, that did not work: {short}" + ("" if short[-1:] in ".!?" else ".")
                 )
             else:
-                known, tasks = self.apply(world, action)
-                content = as_result(action, known, world, self.style, tasks)
-                answers.append(confirm(action, known, world, self.style, tasks))
-                touched.append((action, known, tasks))
-            results.append({"role": "tool", "tool_call_id": call["id"], "content": content})
-        self.messages += results
+                content = self.carry_out(world, action, answers, touched)
+            self.messages.append(result(call, content))
         self.messages.append(said(" ".join(answers)))
         if len(touched) == 1 and r.random() < 0.25:  # history as other assistants write it
             action, known, tasks = touched[0]
@@ -1577,6 +1563,38 @@ class Conversation:
                 text = text.replace("{what}", known.title)
             self.messages[-1] = {**said(text), "learn": False}
         self.remember(world, touched)
+
+    def half_done(
+        self, world: World, actions: list[Action], answers: list[str], touched: list
+    ) -> list[Action]:
+        """Append several calls of which one is flawed and the others are carried out; returns the
+        actions that are left to do, all where none can be flawed."""
+        i = self.r.randrange(len(actions))
+        flawed = self.flaw(world, actions[i])
+        if not flawed:
+            return actions
+        args, text = flawed
+        first = world.calls + 1
+        world.calls += len(actions)
+        calls = [
+            world.box.call(action, n, args if action is actions[i] else None)
+            for n, action in enumerate(actions, first)
+        ]
+        self.calls(calls, learn=False)
+        for action, call in zip(actions, calls, strict=True):
+            if action is actions[i]:
+                content = self.error_content(text)
+            else:
+                content = self.carry_out(world, action, answers, touched)
+            self.messages.append(result(call, content))
+        return [actions[i]]
+
+    def carry_out(self, world: World, action: Action, answers: list[str], touched: list) -> str:
+        """What the tool returns; adds what there is to say of it, and what it did."""
+        known, tasks = self.apply(world, action)
+        answers.append(confirm(action, known, world, self.style, tasks))
+        touched.append((action, known, tasks))
+        return as_result(action, known, world, self.style, tasks)
 
     def apply(self, world: World, action: Action) -> tuple[Known, list[Known]]:
         r, a = self.r, action.args
@@ -1666,11 +1684,9 @@ class Conversation:
             args, text = flawed
             found = True
             world.calls += 1
-            call = flawed_call(world, action, args)
-            self.messages += [
-                {"role": "assistant", "content": None, "tool_calls": [call], "learn": False},
-                {"role": "tool", "tool_call_id": call["id"], "content": self.error_content(text)},
-            ]
+            call = world.box.call(action, world.calls, args)
+            self.calls([call], learn=False)
+            self.messages.append(result(call, self.error_content(text)))
             if self.r.random() > 0.1:
                 break
         return found
@@ -1746,16 +1762,14 @@ class Conversation:
             if wrong == a["title"]:
                 return None
             args[props["title"].name] = wrong
-            text = r.choice(TITLE_TYPO).replace("{bad}", wrong)
+            text = self.error_text(r.choice(errors["typo"]), world, action, "title", wrong)
         elif kind == "cut":
             words = a["title"].split(" ")
             if len(words) < 3:
                 return None
             wrong = " ".join(words[: r.randint(1, len(words) - 1)])
             args[props["title"].name] = wrong
-            text = r.choice(["title seems to be cut off", "The title is incomplete.",
-                             "title: give the whole title, as the person said it",
-                             "The title was truncated, send it in full.", f"title '{wrong}' is incomplete"])  # fmt: skip
+            text = self.error_text(r.choice(errors["cut"]), world, action, "title", wrong)
         elif kind == "due":
             wrong = r.choice(
                 [
@@ -1793,12 +1807,6 @@ class Conversation:
             values = {"field": wrong, "accepted": names, "tool": box.names[action.tool]}
             text = SLOT.sub(lambda m: values.get(m[1], m[0]), r.choice(errors["unknown_field"]))
         return args, text
-
-
-def flawed_call(world: World, action: Action, args: dict) -> dict:
-    return {"id": f"call_{world.calls}", "type": "function",
-            "function": {"name": world.box.names[action.tool],
-                         "arguments": json.dumps(args, ensure_ascii=False)}}  # fmt: skip
 
 
 def conversations(
