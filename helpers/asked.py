@@ -27,7 +27,12 @@ _DELETING = re.compile(
     r"|(?:can|must|to|let|make it|and) go|go away|go of|away with|out with|off with|leave out"
     r"|(?:take|get|tidy|put|clean|weed|cross|empty) (?:\w+ ){0,3}?(?:off|out|down|away|of)"
     r"|(?:off|from) (?:my|the|this) (?:list|plate|board|record)|mistake|misclick|accident|duplicate"
-    r"|dupe|obsolete|(?:not|\w+nt|no longer|no) (?:\w+ ){0,3}?"
+    r"|dupe|obsolete|dlt|rmv|annul\w*|dispos\w*|garbage|chop|shredder|clutter|un add|no trace|outta"
+    r"|rub (?:\w+ ){1,2}?out|call off|blow (?:\w+ )?away|taken off|out it goes|off it goes"
+    r"|(?:let|leave|see) (?:task )?\d+ go|leave (?:my|the) list|relieve my list|never existed"
+    r"|never want to see|never have been|(?:not|no \w+|\w+nt) (?:be |has a place )?on (?:my|the)"
+    r" list"
+    r"|(?:not|\w+nt|no longer|no) (?:\w+ ){0,3}?"
     r"(?:need\w*|want\w*|requir\w*|relevant|happening|necessary|doing|keep|wanted|use))\b"
 )
 # A report of something done counts as well: "I watered the plants", "I paid the rent".
@@ -37,8 +42,8 @@ _FINISHING = re.compile(
     r"|in the (?:bag|can|books|past|box|bank)|out of the way|off (?:my|the) (?:plate|list|desk)"
     r"|knock\w*|nail\w*|kill\w*|crush\w*|smash\w*|ace[ds]?|sort|all set|polished|through|victory"
     r"|achiev\w*|success\w*|resolv\w*|settled?|taken care|seen to|green|tied up|put to bed|dusted"
-    r"|dealt|donezo|to bed|bought|paid|wrote|written|sent|made|took|taken|sold|built|met|went"
-    r"|gone|gave|brought|found|told|fed|swept|cut|hung|drove|ran|flew|spoke|spoken|taught|got"
+    r"|dealt|dun|donezo|dunzo|to bed|bought|paid|wrote|written|sent|made|took|taken|sold|built|met"
+    r"|went|gone|gave|brought|found|told|fed|swept|cut|hung|drove|ran|flew|spoke|spoken|taught|got"
     r"|held|kept|left|lent|lost|read|rode|said|saw|seen|sewn|shut|spent|won|(?!(?:need|want"
     r"|unwant|delet|remov|cancel|cancell|mov|chang|renam|postpon|schedul|delay|add|creat|updat"
     r"|pleas|overdu|nam|call|titl|suppos|start|stopp|reopen|paus|unticked|unchecked|reject"
@@ -163,6 +168,21 @@ _NEGATED = re.compile(
     r"|changed|moved|touched)\b|(?:^|(?:we|please|pls|to|lets|must|should|just|still"
     r"|rather) )(?:keep|leave)\b(?! (?:out|me|us)\b)(?<!not to keep)(?<!nt to keep)).*"
 )
+# Verbs with two letters swapped; of long ones also with one left out: "delte", "remvoe", "dnoe".
+_SLIPPED = (
+    "delete deleted remove removed cancel cancelled erase scrap trash complete completed "
+    "finish finished done check tick"
+).split()
+_SLIPS = {
+    slip: verb
+    for verb in _SLIPPED
+    for at in range(1, len(verb))
+    for slip in (
+        verb[:at] + verb[at + 1 : at + 2] + verb[at] + verb[at + 2 :],
+        verb[:at] + verb[at + 1 :] if len(verb) > 5 else verb,
+    )
+    if slip not in (*_SLIPPED, "compete", "competed")  # the last two are other verbs
+}
 _NUMBERS = {
     word: n
     for n, word in enumerate(
@@ -266,8 +286,10 @@ def _segments(request: str) -> list[tuple[str, str]]:
 
 
 def _affirmed(part: str) -> str:
+    part = re.sub("[\U0001f5d1]", " delete ", part)
     said = re.sub(r"[\u2713\u2714\u2705\u2611]|\[x\]|\b100 ?(?:%|percent)", " done ", part)
     said = _plain(re.sub("->|=>|\u2192", " to ", said)).replace("_", " ")
+    said = " ".join(_SLIPS.get(word, word) for word in said.split())
     said = re.sub(rf"\b(?:{_NOT}|do not|must not|not to) forget\b", "remember", said)
     for negated in (_NEGATED, _NEGATED_VALUE):
         said = negated.sub(lambda found: re.sub(r"\b(?=\w)", "_", found[0]), said)
