@@ -34,7 +34,8 @@ class Lab:
     Attributes:
         ask: By name: a function of messages and tools that returns a chat completion, for
             ``evaluation.evaluate``. The server constrains its calls by a grammar. Requests carry
-            the model's own name, and a mark that says that they are only counted.
+            the model's own name, and a mark that says that they are only counted. A request that
+            was answered before is answered from memory: it would be answered the same.
 
     Raises:
         CourseError: A model's file is missing or damaged.
@@ -55,9 +56,8 @@ class Lab:
             self._servers[name] = server
             self._clients[name] = httpx.Client(base_url=server.url, **http_options(60, True))
             counted = httpx.Client(**http_options(60, True), headers={COUNTED: "1"})
-            self.ask[name] = http_ask(
-                server.url, server.model, seed=7, max_tokens=MAX_TOKENS, client=counted
-            )
+            ask = http_ask(server.url, server.model, seed=7, max_tokens=MAX_TOKENS, client=counted)
+            self.ask[name] = remembered(ask)
 
     def post(self, path: str, name: str = "main", **body: Any) -> Any:
         """Send a request to a model's server; the ``httpx.Response``, whatever its status.
@@ -85,6 +85,20 @@ class Lab:
         """Stop the servers."""
         for server in self._servers.values():
             server.stop()
+
+
+def remembered(ask: Ask) -> Ask:
+    """The same function, which sends each request once; what went wrong is sent again."""
+    known: dict[str, Any] = {}
+
+    def answer(messages: list[dict[str, Any]], tools: Tools) -> Any:
+        request = json.dumps([messages, tools])  # unsorted: the model reads properties in order
+        reply = known.get(request) or ask(messages, tools)
+        if not isinstance(reply, Answer):
+            known[request] = reply
+        return copy.deepcopy(reply)
+
+    return answer
 
 
 class Writing:

@@ -122,6 +122,23 @@ def test_what_was_written_as_a_choice():
     assert lad.choice_of(None)["message"]["content"] == ""
 
 
+def test_a_request_is_sent_once_unless_it_failed():
+    sent = []
+
+    def ask(messages, tools):
+        sent.append((messages, tools))
+        return lad.Answer(error="ReadError") if len(sent) == 1 else {"n": [len(sent)]}
+
+    again = lad.remembered(ask)
+    hello = [{"role": "user", "content": "hello"}]
+    one, other = ([{"a": {"x": 1, "y": 2}}], [{"a": {"y": 2, "x": 1}}])
+    assert again(hello, one).error == "ReadError"
+    again(hello, one)["n"].append("changed by whoever got it")
+    assert again(hello, one) == {"n": [2]} and len(sent) == 2
+    assert again(hello, other) == {"n": [3]}  # another order is another prompt
+    assert again([*hello, *hello], one) == {"n": [4]}
+
+
 # --- the servers ---------------------------------------------------------------------------------
 
 
