@@ -211,10 +211,15 @@ def words(text: str) -> list[str]:
 
 
 def _stem(word: str) -> str:
+    """Rather too short than too long: plan, plans, planning; write, writes, writing."""
     for ending in ("ing", "ed", "es", "s"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
-    return word
+            word = word[: -len(ending)]
+            doubled = len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeilosz"
+            if ending in ("ing", "ed") and doubled:
+                word = word[:-1]
+            break
+    return word[:-1] if word.endswith("e") and len(word) > 3 else word
 
 
 def telling(text: str) -> set[str]:

@@ -189,6 +189,20 @@ def test_named_task_reads_numbers_words_and_what_was_heard():
     assert passes("the plants are urgent", 1) and not passes("the plants are urgent", 2)
     assert passes("move it to 15 december", 2)
     assert not passes("delete 1 now", 2, "delete_task")
+    # A number in a title names its task, and no other one that has words of it.
+    tasks += [{"task_id": 3, "title": "fix bug 421"}, {"task_id": 4, "title": "fix bug 15"}]
+    assert passes("bug 421 can go", 3, "delete_task") and not passes("bug 421 can go", 4)
+    assert passes("move it to 15 december", 2) and not passes("delete task 421", 3, "delete_task")
+
+
+def test_a_task_is_found_by_a_number_in_its_title(store):
+    store.create("fix bug 421")
+    store.create("fix bug 433")
+    delete = tool_call("delete_task", task_id=5)
+    (turn,), _, (server,) = play(store, [[delete]], "bug 433 is a duplicate, delete it")
+    assert [call["done"] for call in turn.calls] == [True]
+    sent = json.dumps(server.requests[0].body["messages"])
+    assert "fix bug 433" in sent and "fix bug 421" not in sent
 
 
 # --- fallback --------------------------------------------------------------------------------

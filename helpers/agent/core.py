@@ -278,7 +278,8 @@ class TaskAgent:
         heard = [item for group in before for item in group]
         if now.asking.first:
             current = current[:1]
-        if not now.rounds and not numbers(now.text):
+        known = {task["task_id"] for task in self.store.list()["tasks"]}
+        if not now.rounds and not known & numbers(now.text):  # "bug 421" is a title's word
             spoken = guardrails.spoken_of(memory.as_messages(heard))
             likely = [t for t in self._likely(now.text) if t["task_id"] not in spoken]
             heard += memory.listing(likely[: memory.TASKS_SHOWN]) if likely else []
@@ -290,10 +291,9 @@ class TaskAgent:
 
     def _likely(self, text: str) -> list[Mapping[str, Any]]:
         said = guardrails.telling(text)
-        return [
-            task for task in self.store.list()["tasks"]
-            if task["status"] != "completed" and said & guardrails.telling(task["title"])
-        ]  # fmt: skip
+        tasks = [t for t in self.store.list()["tasks"] if t["status"] != "completed"]
+        numbered = guardrails.numbered(text, tasks)
+        return numbered or [t for t in tasks if said & guardrails.telling(t["title"])]
 
     # --- tools -------------------------------------------------------------------------------
 
