@@ -307,17 +307,21 @@ def parse_task_response(message: Mapping[str, Any]) -> list[Call]:
             passed = validate_tool_call(raw, tool_schemas(), checks)
         except ToolCallError as error:
             raise TaskError(f"The model's call was not usable: {error}") from None
-        call = passed.name, passed.arguments
-        if call not in calls:
-            calls.append(call)
+        calls.append((passed.name, passed.arguments))
     if not calls:
         raise TaskError(
             "The model found nothing to do in that. Say what is to happen to which task, for "
             "example 'finish 14', or call one of the other tools."
         )
-    if len(calls) > MAX_CALLS:
+    return _bounded(calls)
+
+
+def _bounded(calls: Sequence[Call]) -> list[Call]:
+    """Each call once, and not too many."""
+    once = [call for n, call in enumerate(calls) if call not in calls[:n]]
+    if len(once) > MAX_CALLS:
         raise TaskError(f"That is more than {MAX_CALLS} things at once. Ask for fewer.")
-    return calls
+    return once
 
 
 # --- reasoning: the store acts ---------------------------------------------------------------
@@ -376,7 +380,8 @@ class Reasoner:
         Raises:
             TaskError: It is not reached, or proposes none that can be used.
         """
-        return self.parse(self.generate(with_tasks(request, self.open())))
+        calls = self.parse(self.generate(with_tasks(request, self.open())))
+        return _bounded(calls)  # also where parse is somebody else's
 
     def act(self, request: str, call: Call) -> Action:
         """Carry out one call if the request asked for it."""
@@ -649,7 +654,7 @@ def _errors() -> Any:
 
     Unattended, FastMCP passes on pydantic's whole report, with the names of its own functions.
     """
-    from fastmcp.exceptions import NotFoundError, ToolError, ValidationError
+    from fastmcp.exceptions import NotFoundError, PromptError, ToolError, ValidationError
     from fastmcp.server.middleware import Middleware
     from pydantic import ValidationError as PydanticError
 
@@ -670,6 +675,18 @@ def _errors() -> Any:
                 if not isinstance(cause, PydanticError):
                     raise ToolError(f"The arguments of {name} do not fit its schema.") from None
                 raise ToolError(_sentence(cause.errors()[0])) from None
+
+        async def on_get_prompt(self, context: Any, call_next: Any) -> Any:
+            name, arguments = context.message.name, context.message.arguments or {}
+            for key, value in arguments.items():
+                if len(str(value)) > _LIMITS.get(key, 100):
+                    raise PromptError(
+                        f"{key[:40]} is longer than {_LIMITS.get(key, 100)} characters."
+                    )
+            try:
+                return await call_next(context)
+            except PromptError:
+                raise PromptError(f"The arguments of {name[:60]} do not fit.") from None
 
     return Errors()
 
@@ -755,7 +772,8 @@ def listen(port: int) -> socket.socket:
     Raises:
         CourseError: The port is taken.
     """
-    server = socket.socket()
+    # Named as TCP, or asyncio would leave Nagle's algorithm on: each small answer 40 ms late.
+    server = socket.socket(proto=socket.IPPROTO_TCP)
     if os.name != "nt":  # there it would allow two servers on one port
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

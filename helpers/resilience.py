@@ -624,6 +624,8 @@ class Assistant:
         def work(key: str, prompt: str) -> str | None:
             outcome = self._by_model(prompt, key)
             attempts = outcome.trace.attempts
+            if outcome.state == "told":  # a wrong key: when that is mended, it can be done
+                return None
             if outcome.state == "waiting":
                 if len(attempts) < len(self.models) or not all(a.refused for a in attempts):
                     return None

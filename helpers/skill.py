@@ -296,7 +296,7 @@ class Skill:
         """The files of the skill and their lines."""
         lines = []
         for file in self._files():
-            count = len((self.path / file).read_text(encoding="utf-8").splitlines())
+            count = (self.path / file).read_bytes().count(b"\n")
             lines.append(f"{count:4} lines  {NAME}/{file}")
         return "\n".join(lines)
 
@@ -455,7 +455,7 @@ class Skill:
         units = parse(self._text())
         for name in self._files():
             if name != "SKILL.md":
-                text = (self.path / name).read_text(encoding="utf-8")
+                text = (self.path / name).read_text(encoding="utf-8", errors="replace")
                 units[name] = text.rstrip("\n")
         return units
 
@@ -519,6 +519,8 @@ def parse(text: str) -> dict[str, str]:
         fenced ^= line.lstrip().startswith("```")
         if line.startswith("## ") and not fenced:
             unit = _SECTION + line[3:].strip()
+            while unit in units:  # a heading that is there twice: two sections, nothing is lost
+                unit += " "
             units[unit] = ""
         else:
             units[unit] = units.get(unit, "") + line + "\n"

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,22 +122,27 @@ def validate_tool_call(
     """
     name, arguments = _parse(call)
     parameters = _parameters(name, tools)
-    given = {
-        key: value
-        for key, value in arguments.items()
-        if value is not None or keep_null or _allows_null(parameters, key)
-    }
+    try:
+        given = {
+            key: value
+            for key, value in arguments.items()
+            if value is not None or keep_null or _allows_null(parameters, key)
+        }
+    except Exception as error:  # a schema that is none
+        text = "The list of tools is broken, so nothing was carried out."
+        raise ToolCallError("setup", text, name) from error
     given = _against_schema(name, given, parameters)
     passed = ToolCall(name, {k: v for k, v in given.items() if v is not None or keep_null})
     for check in checks:
         try:
             objection = check(passed)
+            objection = str(objection) if objection else ""
         except Exception as error:
             # An error of the program must stop the call and must not be blamed on the model.
             text = f"The call of {name} could not be checked, so it was not carried out."
             raise ToolCallError("setup", text, name) from error
         if objection:
-            raise ToolCallError("meaning", str(objection), name)
+            raise ToolCallError("meaning", objection, name)
     return passed
 
 
@@ -187,10 +193,19 @@ def _loads(text: str, what: str, name: str = "") -> Any:
         return found
 
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=whole)
+        found = json.loads(
+            text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=whole
+        )
+        json.dumps(found, ensure_ascii=False).encode()  # half a character cannot be sent on
+        return found
     except (ValueError, RecursionError):
         verb = "is" if what == "The tool call" else "are"
         raise ToolCallError("parse", f"{what} {verb} not valid JSON.", name) from None
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if math.isfinite(value) else _no_constant(number)  # 1e400
 
 
 def _no_constant(constant: str) -> Any:
@@ -443,7 +458,8 @@ def _said(message: Mapping[str, Any]) -> str:
     content = message.get("content") or ""
     if isinstance(content, str):
         return content
-    return " ".join(str(part.get("text", "")) for part in content if _is_map(part))
+    parts = content if isinstance(content, (list, tuple)) else ()
+    return " ".join(str(part.get("text", "")) for part in parts if _is_map(part))
 
 
 # --- answers with several calls ----------------------------------------------------------------

@@ -452,6 +452,35 @@ def test_progress(store):
     assert seen[-1][0] == seen[-1][1]
 
 
+def test_a_prompt_s_argument_that_is_too_long_is_told_in_a_sentence(store):
+    async def work(client):
+        with pytest.raises(Exception) as caught:
+            await client.get_prompt("plan_my_day", {"focus": "x" * 5000})
+        return str(caught.value)
+
+    why = session(m.build(store=store), work)
+    assert "focus is longer than" in why and "Annotated" not in why
+
+
+def test_small_answers_are_sent_at_once():
+    import socket
+
+    with m.listen(0) as door:
+        assert door.proto == socket.IPPROTO_TCP  # what asyncio looks at, see m.listen
+
+
+def test_a_parser_of_one_s_own_changes_no_limit(store):
+    calls = [("create_task", {"title": "call mum"})] * 3
+    many = [("create_task", {"title": f"call {n}"}) for n in range(m.MAX_CALLS + 1)]
+    for parsed, expected in ((calls, 1), (many, None)):
+        reasoner = m.Reasoner(store, lambda *given: {}, parse=lambda message, p=parsed: p)
+        if expected:
+            assert len(reasoner.choose("add a task to call mum")) == expected
+        else:
+            with pytest.raises(TaskError, match="things at once"):
+                reasoner.choose("add them all")
+
+
 def test_resources_and_prompt(store):
     store.complete(4)
 

@@ -429,6 +429,15 @@ def test_the_next_model_answers(store, outbox, bad):
     assert store.list("completed")["tasks"][0]["task_id"] == 14
 
 
+def test_what_a_wrong_key_held_up_is_done_when_the_key_is_right(store, outbox):
+    model = Model(DOWN, WRONG_KEY, GOOD)
+    assistant = Assistant({"big": model}, store, outbox)
+    assert assistant.handle("Please get 14 done", "r").state == "waiting"
+    assert assistant.drain() == [] and [key for key, _ in outbox.waiting()] == ["r"]
+    assert [outcome.state for outcome in assistant.drain()] == ["answered"]
+    assert outbox.waiting() == [] and store.get(14)["status"] == "completed"
+
+
 def test_what_must_be_told_is_told_and_nobody_else_is_asked(store, outbox):
     small = Model(GOOD)
     outcome = Assistant({"big": Model(WRONG_KEY), "small": small}, store, outbox).handle(

@@ -225,6 +225,16 @@ def test_units(skill):
         "SKILL.md ## Between",
         "SKILL.md ## Two",
     ]
+    # A heading of the learner's that is there twice, and a file that is no text: nothing is lost.
+    path = skill.path / "SKILL.md"
+    path.write_text(
+        text_of(skill) + "\n## Mine\n\nFirst.\n\n## Mine\n\nSecond.\n", encoding="utf-8"
+    )
+    (skill.path / "assets").mkdir()
+    (skill.path / "assets" / "logo.png").write_bytes(b"\x89PNG\xff")
+    skill.section("Two", "E.")
+    assert "First." in text_of(skill) and "Second." in text_of(skill)
+    assert text_of(skill).count("## Mine") == 2
 
 
 def test_a_learners_words_are_left_alone(skill):

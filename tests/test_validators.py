@@ -101,6 +101,8 @@ def test_no_arguments_are_an_empty_object():
         ("complete_task", '{"task_id": 14', "parse", "arguments of complete_task are not valid"),
         ("complete_task", "[14]", "parse", "must be a JSON object"),
         ("complete_task", '{"task_id": NaN}', "parse", "not valid JSON"),
+        ("complete_task", '{"task_id": 1e400}', "parse", "not valid JSON"),
+        ("create_task", '{"title": "\\ud800"}', "parse", "not valid JSON"),
         ("complete_task", '{"task_id": 1, "task_id": 2}', "parse", '"task_id" twice'),
         ("complete_task", "9" * 5000, "parse", "not valid JSON"),
         ("complete_task", '{"a":' * 100_000, "parse", "not valid JSON"),
@@ -434,12 +436,15 @@ def test_no_input_raises_anything_else(thing):
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(JSON, JSON)
-def test_no_list_of_tools_raises_anything_else(tools, parameters):
+@given(JSON, JSON, st.sampled_from([1, None]))
+@example([], {"properties": [1]}, None)
+@example([], {"properties": {"a": {"type": 5}}}, None)
+@example([], {"properties": {"a": {"anyOf": 5}}}, None)
+def test_no_list_of_tools_raises_anything_else(tools, parameters, value):
     offered = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
     for given_tools in (tools, offered):
         try:
-            validate_tool_call({"name": "f", "arguments": {"a": 1}}, given_tools)
+            validate_tool_call({"name": "f", "arguments": {"a": value}}, given_tools)
         except ToolCallError as error:
             assert error.stage in ("setup", "tool", "schema")
 

@@ -162,7 +162,7 @@ def _serve(config: Config, parts: Parts | None, send: Any) -> int:
 
     from helpers.agent import rest
 
-    door = socket.socket()
+    door = socket.socket(proto=socket.IPPROTO_TCP)  # see mcp_server.listen
     if os.name != "nt":  # there it would allow two servers on one port
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

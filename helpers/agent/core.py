@@ -68,6 +68,7 @@ class Turn:
         remembered: Items of earlier turns that the model was sent.
         conversation: Its id.
         key: Of the request.
+        blocked: Somebody has to mend something, such as a wrong key, before it can be done.
     """
 
     request: str
@@ -81,6 +82,7 @@ class Turn:
     remembered: int = 0
     conversation: str = ""
     key: str = ""
+    blocked: bool = False
 
     @property
     def done(self) -> list[dict[str, Any]]:
@@ -90,7 +92,7 @@ class Turn:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            **{k: v for k, v in vars(self).items() if k not in ("trace", "spans")},
+            **{k: v for k, v in vars(self).items() if k not in ("trace", "spans", "blocked")},
             "trace": self.trace.to_dict()["attempts"],
             "decisions": self.trace.line(),
         }
@@ -222,7 +224,7 @@ class TaskAgent:
             except NoModel:
                 await self._without_model(now)
             except openai.APIStatusError as error:
-                turn.state = "told"
+                turn.state, turn.blocked = "told", True
                 turn.trace.note("person", "told", f"told of {type(error).__name__}")
                 turn.text = f"This cannot be done: {type(error).__name__}. Someone must look at it."
             except agents.AgentsException as error:  # such as too many rounds

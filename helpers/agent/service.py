@@ -357,7 +357,7 @@ class Service:
             if conversation in held:
                 continue
             turn = await self.turn(conversation, text, key)
-            if turn.state == "waiting":
+            if turn.state == "waiting" or turn.blocked:
                 held.add(conversation)
                 if len(held) == 3:  # not one request, but no model
                     break
