@@ -3,8 +3,8 @@
 Standard library only: this module is imported before anything is installed.
 
 ===================  ====================================================================
-``BACKEND``          ``llama.cpp`` (default), ``ollama``, or the URL of any server that
-                     speaks the OpenAI API
+``BACKEND``          ``llama.cpp`` (default), ``ollama``, or the URL of a server that speaks
+                     the OpenAI API and asks for no key
 ``OLLAMA_HOST``      where Ollama listens (default ``127.0.0.1:11434``)
 ``HOSTED``           ``1`` allows a hosted model; nothing else does
 ``HOSTED_MODEL``     which one (default ``gpt-4o-mini``)

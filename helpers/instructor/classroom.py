@@ -230,7 +230,7 @@ def _course(plan: Plan, out: Path, lessons: Sequence[str]) -> tuple[Path, list[s
                 raise CourseError(
                     f"The release in {course} is not complete: it has no gradebook.db.",
                     "The command that made it was probably interrupted.",
-                    f"Make it again: python3 -m helpers release --out {course}",
+                    f"Make it again: python3 -m helpers release {course}",
                 )
             continue
         try:
