@@ -23,16 +23,16 @@ _DELETING = re.compile(
     r"|unwanted|pull|yank|shred|burn|flush|destroy|obliterate|annihilate|eliminate|eradicate|bury"
     r"|terminate|expunge|withdraw\w*|retract|rescind|revoke|void|undo|unadd|banish|dispense"
     r"|dismiss|dissolve|scrub|sweep|strip|spare me|free me|relieve me|kick|goodbye|bye|be ?gone"
-    r"|gone|vanish|disappear|give up|giving up|decided against|skip\w*|called? off|rub out|x out"
-    r"|(?:can|must|to|let|make it|and) go|go away|go of|away with|out with|off with|leave out"
+    r"|gone|vanish|disappear|give up|giving up|decided against|skip\w*|call(?:ed)? off"
+    r"|rub (?:\w+ ){0,2}?out|x out|(?:can|must|to|let|make it|and) go|go away|go of|away with"
+    r"|out with|off with|leave out"
     r"|(?:take|get|tidy|put|clean|weed|cross|empty) (?:\w+ ){0,3}?(?:off|out|down|away|of)"
     r"|(?:off|from) (?:my|the|this) (?:list|plate|board|record)|mistake|misclick|accident|duplicate"
-    r"|dupe|obsolete|dlt|rmv|annul\w*|dispos\w*|garbage|chop|shredder|clutter|un add|no trace|outta"
-    r"|rub (?:\w+ ){1,2}?out|call off|blow (?:\w+ )?away|taken off|out it goes|off it goes"
-    r"|(?:let|leave|see) (?:task )?\d+ go|leave (?:my|the) list|relieve my list|never existed"
-    r"|never want to see|never have been|(?:not|no \w+|\w+nt) (?:be |has a place )?on (?:my|the)"
-    r" list"
-    r"|(?:not|\w+nt|no longer|no) (?:\w+ ){0,3}?"
+    r"|dupe|obsolete|dlt|rmv|annul\w*|dispose of|in the garbage|the chop|shredder|just clutter"
+    r"|un add|no trace of|outta|blow (?:\w+ )?away|be taken off|out it goes|off it goes"
+    r"|let (?:task )?\d+ go|leave (?:my|the) list|relieve my list|never existed"
+    r"|never want to see|never have been added|should(?:nt| not) be on (?:my|the) list"
+    r"|no longer has a place|(?:not|\w+nt|no longer|no) (?:\w+ ){0,3}?"
     r"(?:need\w*|want\w*|requir\w*|relevant|happening|necessary|doing|keep|wanted|use))\b"
 )
 # A report of something done counts as well: "I watered the plants", "I paid the rent".
@@ -219,7 +219,7 @@ def _stem(word: str) -> str:
             if ending in ("ing", "ed") and doubled:
                 word = word[:-1]
             break
-    return word[:-1] if word.endswith("e") and len(word) > 3 else word
+    return word[:-1] if word.endswith("e") and len(word) > 4 else word  # a car is no care
 
 
 def telling(text: str) -> set[str]:
@@ -318,6 +318,24 @@ def meant(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[int]:
     return [task_id for score, task_id in scored if score == best] if best else []
 
 
+def numbered(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The tasks that a request names by a number in their titles, and a word of them: "bug 421".
+
+    A number that is a task's own names that task, and no title.
+
+    Args:
+        request: What the person said.
+        tasks: The tasks there are.
+    """
+    tasks = list(tasks)
+    said = {str(n) for n in numbers(request) - {task["task_id"] for task in tasks}}
+    return [
+        task
+        for task in tasks
+        if said & set(words(task["title"])) and telling(request) & telling(task["title"])
+    ]
+
+
 def asked_for(
     request: str, name: str, arguments: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]
 ) -> str:
@@ -362,8 +380,9 @@ def asked_for(
     parts = _clauses(commands, tasks)
     clauses = [part for part in parts if task_id in numbers(part[0])]
     if not clauses:
-        candidates = meant(request, tasks)
-        if task_id not in candidates or numbers(commands):
+        by_number = [task["task_id"] for task in numbered(commands, tasks)]
+        candidates = by_number or meant(request, tasks)
+        if task_id not in candidates or (numbers(commands) and not by_number):
             return f"The request does not name task {task_id}. Name it: 'task {task_id}'."
         if len(candidates) > 1:
             ids = ", ".join(map(str, candidates))

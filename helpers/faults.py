@@ -32,6 +32,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from .children import bound_socket
+
 # --- the faults ------------------------------------------------------------------------------
 
 
@@ -436,15 +438,7 @@ class FaultProxy:
     async def _listen(self) -> None:
         if self._listening:
             return
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        # The port must be ours again at once after it was closed.
-        exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
-        sock.setsockopt(socket.SOL_SOCKET, exclusive or socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", self.port))
-        except OSError:
-            sock.close()
-            raise
+        sock = bound_socket(self.port)  # the port is ours again at once after it was closed
         self.port = sock.getsockname()[1]
         sock.listen(128)
         sock.setblocking(False)

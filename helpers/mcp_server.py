@@ -53,8 +53,9 @@ if not __package__:  # "fastmcp run helpers/mcp_server.py" loads this file by it
 from pydantic import BaseModel, Field
 
 from helpers import settings
-from helpers.asked import asked_for, meant, numbers
+from helpers.asked import asked_for, meant, numbered, numbers
 from helpers.asked import words as words  # not used here: exported guards have it
+from helpers.children import bound_socket
 from helpers.dates import parse_due
 from helpers.settings import MODEL, CourseError, today
 from helpers.tasks import (
@@ -330,11 +331,13 @@ def _bounded(calls: Sequence[Call]) -> list[Call]:
 def with_tasks(request: str, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the model is to read: the request, and the open tasks before it if it names none.
 
-    With a number in the request the model needs no titles, and is shown none. Without, it sees
-    the tasks as the result of an earlier call, the ones that share a word with the request
-    first.
+    With a number in the request the model needs no titles, and is shown none, but for those in
+    which that number stands. Without, it sees the tasks as the result of an earlier call, the
+    ones that share a word with the request first.
     """
-    if numbers(request) or not tasks:
+    if numbers(request):
+        tasks = numbered(request, tasks)
+    if not tasks:
         return [user(request)]
     likely = set(meant(request, tasks))
     shown = sorted(tasks, key=lambda task: task["task_id"] not in likely)[:SHOWN_TASKS]
@@ -380,8 +383,10 @@ class Reasoner:
         Raises:
             TaskError: It is not reached, or proposes none that can be used.
         """
-        calls = self.parse(self.generate(with_tasks(request, self.open())))
-        return _bounded(calls)  # also where parse is somebody else's
+        return self._proposed(with_tasks(request, self.open()))
+
+    def _proposed(self, *asked: Any) -> list[Call]:
+        return _bounded(self.parse(self.generate(*asked)))  # parse may be somebody else's
 
     def act(self, request: str, call: Call) -> Action:
         """Carry out one call if the request asked for it."""
@@ -400,7 +405,7 @@ class Reasoner:
         Raises:
             TaskError: The model is not reached, or does not make one task of it.
         """
-        calls = self.parse(self.generate([user(text)], ["create_task"]))
+        calls = self._proposed([user(text)], ["create_task"])
         if len(calls) > 1 or calls[0][0] != "create_task":
             raise TaskError(
                 "The model did not make exactly one task of that. Call create_task, with title, "
@@ -661,10 +666,8 @@ def _errors() -> Any:
     class Errors(Middleware):
         async def on_call_tool(self, context: Any, call_next: Any) -> Any:
             name, arguments = context.message.name, context.message.arguments or {}
-            for key, value in arguments.items():
-                most = _LIMITS.get(key, 100)
-                if isinstance(value, str) and len(value) > most:
-                    raise ToolError(f"{key[:40]} is longer than {most} characters.")
+            if why := _too_long(arguments):
+                raise ToolError(why)
             try:
                 return await call_next(context)
             except NotFoundError:
@@ -678,17 +681,23 @@ def _errors() -> Any:
 
         async def on_get_prompt(self, context: Any, call_next: Any) -> Any:
             name, arguments = context.message.name, context.message.arguments or {}
-            for key, value in arguments.items():
-                if len(str(value)) > _LIMITS.get(key, 100):
-                    raise PromptError(
-                        f"{key[:40]} is longer than {_LIMITS.get(key, 100)} characters."
-                    )
+            if why := _too_long(arguments):
+                raise PromptError(why)
             try:
                 return await call_next(context)
             except PromptError:
                 raise PromptError(f"The arguments of {name[:60]} do not fit.") from None
 
     return Errors()
+
+
+def _too_long(arguments: Mapping[str, Any]) -> str:
+    """Which text among arguments is longer than it may be; the reason why not, or nothing."""
+    for key, value in arguments.items():
+        most = _LIMITS.get(key, 100)
+        if isinstance(value, str) and len(value) > most:
+            return f"{key[:40]} is longer than {most} characters."
+    return ""
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
@@ -772,14 +781,9 @@ def listen(port: int) -> socket.socket:
     Raises:
         CourseError: The port is taken.
     """
-    # Named as TCP, or asyncio would leave Nagle's algorithm on: each small answer 40 ms late.
-    server = socket.socket(proto=socket.IPPROTO_TCP)
-    if os.name != "nt":  # there it would allow two servers on one port
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        server.bind((HOST, port))
+        server = bound_socket(port, HOST)
     except OSError as error:
-        server.close()
         raise CourseError(
             f"Port {port} is taken.",
             f"The system says: {error.strerror}.",

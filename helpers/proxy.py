@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .children import Child, Server, end_with_parent, report_to_parent
+from .children import Child, Server, bound_socket, end_with_parent, report_to_parent
 from .settings import LOGS, MODEL, WORK, CourseError, Settings
 
 PORT = 4000
@@ -400,18 +400,8 @@ def bind(port: int) -> socket.socket:
     Raises:
         OSError: The port is taken.
     """
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    # On Windows SO_REUSEADDR would let us share a port that is taken; elsewhere it only
-    # skips the minute of rest that a port has after its last user.
-    exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
-    option = socket.SO_REUSEADDR if exclusive is None else exclusive
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, option, 1)
-        sock.bind(("127.0.0.1", port))
-        sock.listen(128)
-    except OSError:
-        sock.close()
-        raise
+    sock = bound_socket(port)
+    sock.listen(128)
     return sock
 
 

@@ -122,15 +122,11 @@ def validate_tool_call(
     """
     name, arguments = _parse(call)
     parameters = _parameters(name, tools)
-    try:
-        given = {
-            key: value
-            for key, value in arguments.items()
-            if value is not None or keep_null or _allows_null(parameters, key)
-        }
-    except Exception as error:  # a schema that is none
-        text = "The list of tools is broken, so nothing was carried out."
-        raise ToolCallError("setup", text, name) from error
+    given = {
+        key: value
+        for key, value in arguments.items()
+        if value is not None or keep_null or _allows_null(parameters, key)
+    }
     given = _against_schema(name, given, parameters)
     passed = ToolCall(name, {k: v for k, v in given.items() if v is not None or keep_null})
     for check in checks:
@@ -159,11 +155,15 @@ def _parse(call: Any) -> tuple[str, dict[str, Any]]:
         arguments = _loads(arguments or "{}", f"The arguments of {_short(name)}", name)
     if arguments is None:
         arguments = {}
-    if not isinstance(arguments, Mapping) or not all(isinstance(k, str) for k in arguments):
+    try:
+        given = dict(arguments) if isinstance(arguments, Mapping) else None
+    except Exception:  # a strange mapping
+        given = None
+    if given is None or not all(isinstance(key, str) for key in given):
         raise ToolCallError(
             "parse", f"The arguments of {_short(name)} must be a JSON object.", name
         )
-    return name, dict(arguments)
+    return name, given
 
 
 def _name_and_arguments(call: Any) -> tuple[Any, Any]:
@@ -227,13 +227,19 @@ def _parameters(name: str, tools: Sequence[Tool]) -> Mapping[str, Any]:
 
 
 def _allows_null(parameters: Any, key: str) -> bool:
-    schema = (parameters.get("properties") or {}).get(key) if _is_map(parameters) else None
+    """Whether a schema lets an argument be null; one that is broken is refused elsewhere."""
+    properties = parameters.get("properties") if _is_map(parameters) else None
+    schema = properties.get(key) if _is_map(properties) else None
     if not _is_map(schema):
         return False
-    kinds = schema.get("type", ())
-    options = schema.get("anyOf") or ()
-    return "null" in ([kinds] if isinstance(kinds, str) else kinds) or any(
-        _is_map(option) and option.get("type") == "null" for option in options
+    kinds, options = schema.get("type"), schema.get("anyOf")
+    return (
+        kinds == "null"
+        or (isinstance(kinds, (list, tuple)) and "null" in kinds)
+        or (
+            isinstance(options, (list, tuple))
+            and any(_is_map(option) and option.get("type") == "null" for option in options)
+        )
     )
 
 

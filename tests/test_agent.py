@@ -193,6 +193,7 @@ def test_named_task_reads_numbers_words_and_what_was_heard():
     tasks += [{"task_id": 3, "title": "fix bug 421"}, {"task_id": 4, "title": "fix bug 15"}]
     assert passes("bug 421 can go", 3, "delete_task") and not passes("bug 421 can go", 4)
     assert passes("move it to 15 december", 2) and not passes("delete task 421", 3, "delete_task")
+    assert not passes("delete 421", 3, "delete_task")  # a number alone is a task's own
 
 
 def test_a_task_is_found_by_a_number_in_its_title(store):

@@ -189,6 +189,33 @@ def test_what_waits_is_done_when_a_model_is_back(tmp_path):
     assert answer["state"] == "answered" and [t["title"] for t in tasks.values()] == ["call mum"]
 
 
+def test_what_waits_outlives_a_wrong_key(tmp_path):
+    """What was told while it waited is done under the same key when the key is right."""
+    fails = [503]
+    with HostedStandIn(
+        script=lambda r: error(fails[0]) if fails[0] else think(r), key=None
+    ) as server:
+
+        async def work(agent):
+            async def until(state):
+                for _ in range(100):
+                    answer = await agent.send("GET", "/chat/k")
+                    if answer.json()["state"] == state:
+                        return
+                    await asyncio.sleep(0.1)
+                raise AssertionError(answer.text)
+
+            await agent.say("Add a task to call mum", key="k")
+            fails[0] = 401
+            await until("told")
+            fails[0] = 0
+            await until("answered")
+            return await agent.tasks()
+
+        tasks = on(tmp_path, server, work)
+    assert [t["title"] for t in tasks.values()] == ["call mum"]
+
+
 def test_what_waits_outlives_the_process(tmp_path, server):
     with HostedStandIn(script=lambda r: error(503), key=None) as down:
         on(tmp_path, down, lambda agent: agent.say("Add a task to call mum", key="k"))

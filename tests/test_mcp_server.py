@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -463,10 +464,31 @@ def test_a_prompt_s_argument_that_is_too_long_is_told_in_a_sentence(store):
 
 
 def test_small_answers_are_sent_at_once():
-    import socket
-
     with m.listen(0) as door:
         assert door.proto == socket.IPPROTO_TCP  # what asyncio looks at, see m.listen
+
+
+def test_a_number_in_a_title_names_its_task():
+    tasks = [{"task_id": n, "title": title} for n, title in enumerate(
+        ("fix bug 421", "fix bug 433", "call 15 people"), 1)]  # fmt: skip
+
+    def passes(said, number):
+        return not m.asked_for(said, "delete_task", {"task_id": number}, tasks)
+
+    assert passes("bug 433 is a duplicate, delete it", 2)
+    assert not passes("bug 433 is a duplicate, delete it", 1)
+    assert not passes("delete 433", 2) and not passes("delete 15", 3)
+    shown = json.dumps(m.with_tasks("bug 433 is a duplicate, delete it", tasks))
+    assert "fix bug 433" in shown and "fix bug 421" not in shown
+    assert m.with_tasks("delete 15", tasks) == [m.user("delete 15")]
+
+
+@pytest.mark.parametrize(
+    "said", ["14 isnt on my list", "14 should never have been delayed", "14: disposable plates",
+             "is 14 not on my list", "chop 14 onions", "see 14 go"],
+)  # fmt: skip
+def test_what_only_sounds_like_a_deletion_is_none(said):
+    assert "not ask to delete" in m.asked_for(said, "delete_task", {"task_id": 14}, TASKS)
 
 
 def test_a_parser_of_one_s_own_changes_no_limit(store):

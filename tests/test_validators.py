@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import example, given, settings
@@ -433,6 +434,21 @@ def test_no_input_raises_anything_else(thing):
 
     assert schema_valid(Call(passed.name, "", passed.arguments), TOOLS)
     assert validate_tool_call({"name": passed.name, "arguments": passed.arguments}, TOOLS) == passed
+
+
+def test_a_strange_mapping_is_no_json_object():
+    class Strange(Mapping):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, key):
+            return 1
+
+        def __iter__(self):
+            raise RuntimeError("do not look")
+
+    with pytest.raises(ToolCallError, match="must be a JSON object"):
+        validate_tool_call({"name": "complete_task", "arguments": Strange()}, TOOLS)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

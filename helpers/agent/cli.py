@@ -157,16 +157,13 @@ def show(turn: Turn, console: Any) -> None:
 
 
 def _serve(config: Config, parts: Parts | None, send: Any) -> int:
-    import socket
     from dataclasses import replace
 
     from helpers.agent import rest
+    from helpers.children import bound_socket
 
-    door = socket.socket(proto=socket.IPPROTO_TCP)  # see mcp_server.listen
-    if os.name != "nt":  # there it would allow two servers on one port
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        door.bind((config.host, config.port))
+        door = bound_socket(config.port, config.host)
     except OSError as error:
         raise CourseError(
             f"Port {config.port} is taken.",

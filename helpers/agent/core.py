@@ -35,7 +35,7 @@ from helpers.agent.models import (
     asking,
     remote,
 )
-from helpers.asked import numbers
+from helpers.asked import numbered, numbers, telling
 from helpers.clients import settle_tracing
 from helpers.mcp_server import Action, summary
 from helpers.resilience import Outbox, Trace, plain_rule
@@ -280,8 +280,7 @@ class TaskAgent:
         heard = [item for group in before for item in group]
         if now.asking.first:
             current = current[:1]
-        known = {task["task_id"] for task in self.store.list()["tasks"]}
-        if not now.rounds and not known & numbers(now.text):  # "bug 421" is a title's word
+        if not now.rounds:
             spoken = guardrails.spoken_of(memory.as_messages(heard))
             likely = [t for t in self._likely(now.text) if t["task_id"] not in spoken]
             heard += memory.listing(likely[: memory.TASKS_SHOWN]) if likely else []
@@ -292,10 +291,12 @@ class TaskAgent:
         return ModelInputData(input=sent, instructions=data.model_data.instructions)
 
     def _likely(self, text: str) -> list[Mapping[str, Any]]:
-        said = guardrails.telling(text)
-        tasks = [t for t in self.store.list()["tasks"] if t["status"] != "completed"]
-        numbered = guardrails.numbered(text, tasks)
-        return numbered or [t for t in tasks if said & guardrails.telling(t["title"])]
+        said, tasks = telling(text), self.store.list()["tasks"]
+        if numbers(text):
+            found = numbered(text, tasks)
+        else:
+            found = [task for task in tasks if said & telling(task["title"])]
+        return [task for task in found if task["status"] != "completed"]
 
     # --- tools -------------------------------------------------------------------------------
 

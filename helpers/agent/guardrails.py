@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.asked import numbers, telling, words
+from helpers.asked import numbered, numbers, telling
 from helpers.dates import parse_due
 from helpers.mcp_server import MAX_REQUEST
 from helpers.resilience import plain_rule, said_title
@@ -114,8 +114,8 @@ def named_task(
 ) -> Check:
     """A check that the person meant the task of a call.
 
-    Named by number: then no other. Named by a number in its title, or by words of it: then one
-    that has them. Else one of which the conversation has spoken, "make it urgent".
+    Named by number: then no other. Named by words of its title, and a number in it where one is
+    said: then one that has them. Else one of which the conversation has spoken, "make it urgent".
 
     Args:
         text: What the person said.
@@ -135,10 +135,8 @@ def named_task(
         if wanted is None or wanted in by_number:
             return None
         other = f"Nobody spoke of task {wanted}."
-        if wanted in titled:
-            return None
-        if titled and not _POINTING.search(text):  # not in "move it to 15 december"
-            return other
+        if titled:
+            return None if wanted in titled else other
         if explicit or (call.name == "delete_task" and by_number):
             return other
         if wanted in by_words:
@@ -148,18 +146,6 @@ def named_task(
         return None if wanted in spoken else other
 
     return check
-
-
-def numbered(text: str, tasks: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The tasks in whose titles a number of a text stands that is no task's own: "bug 421".
-
-    Args:
-        text: What the person said.
-        tasks: The tasks there are.
-    """
-    tasks = list(tasks)
-    said = {str(n) for n in numbers(text) - {task["task_id"] for task in tasks}}
-    return [task for task in tasks if said & set(words(task["title"]))]
 
 
 def spoken_of(messages: Iterable[Mapping[str, Any]]) -> set[int]:

@@ -312,11 +312,14 @@ class Service:
     async def turn(
         self, conversation: str, text: str, key: str = "", notify: Event | None = None
     ) -> Turn:
-        """One turn of one conversation; with a key that was there before, its result again."""
+        """One turn of one conversation; with a key that was there before, its result again.
+
+        What waits, and what somebody had to mend something for, has none yet.
+        """
         key = key or secrets.token_hex(8)
         async with self.conversation(conversation) as agent:
             known = self._results.get(key)
-            if known and known.state != "waiting":
+            if known and known.state != "waiting" and not known.blocked:
                 return known
             began = time.monotonic()
             turn = await agent.turn(text, key=key, notify=notify)
