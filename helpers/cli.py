@@ -25,8 +25,8 @@ Start here:
   python3 -m helpers lab      (Windows: py -m helpers lab)
   python3 -m helpers test
 
-Any of these sets up .venv on its first run. Settings: BACKEND, OLLAMA_HOST, HOSTED,
-HOSTED_MODEL, COURSE_TODAY, COURSE_WORK, COURSE_SERVICES; see README.md."""
+Any of these sets up .venv on its first run. Settings: BACKEND, BACKEND_KEY, OLLAMA_HOST,
+HOSTED, HOSTED_MODEL, COURSE_TODAY, COURSE_WORK, COURSE_SERVICES; see README.md."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import proxy as proxy_module
 from . import services
-from .settings import MODEL
+from .settings import MODEL, Settings
 
 if TYPE_CHECKING:
     import httpx
@@ -39,6 +39,7 @@ class Connection:
         model: The model's name at the proxy.
         direct_url: The backend's OpenAI API, ending in ``/v1``.
         direct_model: The model's name at the backend.
+        direct_key: The backend's key; any word where it asks for none.
     """
 
     base_url: str
@@ -46,6 +47,7 @@ class Connection:
     model: str
     direct_url: str
     direct_model: str = MODEL
+    direct_key: str = field(default="none", repr=False)
 
     def __repr__(self) -> str:
         # What a cell ends with is printed: no ports and no keys in outputs.
@@ -70,6 +72,7 @@ def connection(wait: tuple[str, ...] = ("backend", "proxy")) -> Connection:
         # Ollama has an OpenAI API below /v1 as well.
         direct_url=proxy_module.openai_base(backend.url or ""),
         direct_model=backend.model or MODEL,
+        direct_key=Settings.from_env().backend_key or "none",
     )
 
 
@@ -77,7 +80,7 @@ def _arguments(direct: bool, kw: dict[str, Any], http_client: type[Any]) -> dict
     to = connection(("backend",) if direct else ("backend", "proxy"))
     defaults: dict[str, Any] = {
         "base_url": to.direct_url if direct else to.base_url,
-        "api_key": "none" if direct else to.api_key,
+        "api_key": to.direct_key if direct else to.api_key,
         "max_retries": 0,
         "timeout": TIMEOUT,
     }
@@ -143,8 +146,9 @@ def http(**kw: Any) -> httpx.Client:
     """
     import httpx
 
-    url = connection(("backend",)).direct_url.removesuffix("/v1")
-    return httpx.Client(**{"base_url": url, **http_options(direct=True), **kw})
+    to = connection(("backend",))
+    url, headers = to.direct_url.removesuffix("/v1"), {"Authorization": f"Bearer {to.direct_key}"}
+    return httpx.Client(**{"base_url": url, "headers": headers, **http_options(direct=True), **kw})
 
 
 _tracing_settled = False

@@ -18,12 +18,11 @@ import socket
 import subprocess
 import sys
 import textwrap
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from helpers import bootstrap, settings
+from helpers import bootstrap, external, settings
 from helpers.settings import CourseError, Settings
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -168,7 +167,7 @@ TROUBLES = {
     ),
     "ollama-down": Trouble(
         "Ollama does not answer", "ollama", PROBLEM,
-        "BACKEND=ollama, but nothing answers at {host}", "ollama serve   (or unset BACKEND)",
+        "BACKEND=ollama, but nothing answers at {url}", "ollama serve   (or unset BACKEND)",
         "If it listens elsewhere, say so with `OLLAMA_HOST`.",
     ),
     "ollama-model": Trouble(
@@ -176,6 +175,17 @@ TROUBLES = {
         "it has no model {model}", "cd model && ollama create {model} -f Modelfile",
         "The Modelfile holds the template by which this model was trained; a model that was only "
         "imported answers badly.",
+    ),
+    "backend-down": Trouble(
+        "The server in BACKEND does not answer", "backend", PROBLEM,
+        "nothing answers at {url}", "check BACKEND and that server, or unset BACKEND",
+        "`BACKEND` holds the address above `/chat/completions`, usually up to and including `/v1`. "
+        "A server on another machine may be behind a firewall.",
+    ),
+    "backend-key": Trouble(
+        "The server in BACKEND asks for a key", "backend", PROBLEM,
+        "{url} refuses us: {why}", "set BACKEND_KEY to that server's key, or unset BACKEND",
+        "`BACKEND_KEY` is read only when `BACKEND` is a URL, and sent to that server only.",
     ),
     "port": Trouble(
         "A port is in use", "port", NOTE,
@@ -432,28 +442,22 @@ def _settings() -> Iterator[Finding]:
     else:
         text = "off; the OPENAI_API_KEY in the environment is not used" if has_key else "off"
         yield Finding("hosted", OK, text)
-    if chosen.backend == "ollama":
-        yield from _ollama(chosen)
+    if chosen.backend != "llama.cpp":
+        yield _external(chosen)
 
 
-def _ollama(chosen: Settings) -> Iterator[Finding]:
-    try:
-        tags = json.loads(_get(chosen.ollama_host + "/api/tags"))
-    except (OSError, ValueError):
-        yield TROUBLES["ollama-down"].found(host=chosen.ollama_host)
-        return
-    names = [str(m.get("name", "")).removesuffix(":latest") for m in tags.get("models", [])]
-    if settings.MODEL in names:
-        yield Finding("ollama", OK, f"answers at {chosen.ollama_host} and has {settings.MODEL}")
-    else:
-        yield TROUBLES["ollama-model"].found(model=settings.MODEL)
-
-
-def _get(url: str) -> bytes:
-    # No proxy: these are servers on this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=3) as answer:
-        return answer.read()
+def _external(chosen: Settings) -> Finding:
+    url, ollama = external.address(chosen), chosen.backend == "ollama"
+    problem = external.problem(chosen.backend, url, chosen.backend_key, timeout=3)
+    if problem is None:
+        has = f" and has {settings.MODEL}" if ollama else ""
+        return Finding("ollama" if ollama else "backend", OK, f"answers at {url}{has}")
+    if problem.kind == "model":
+        return TROUBLES["ollama-model"].found(model=settings.MODEL)
+    if problem.kind == "key":
+        return TROUBLES["backend-key"].found(url=url, why=problem.why)
+    trouble = TROUBLES["ollama-down"] if ollama else TROUBLES["backend-down"]
+    return trouble.found(url=url)
 
 
 # --- what runs ----------------------------------------------------------------------------

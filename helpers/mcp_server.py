@@ -900,7 +900,7 @@ def environment(db: str | Path, **more: str) -> dict[str, str]:
     }
 
 
-_PASSED = ("COURSE_TODAY", "BACKEND", "OLLAMA_HOST", "SYSTEMROOT", "PATH")
+_PASSED = ("COURSE_TODAY", "BACKEND", "BACKEND_KEY", "OLLAMA_HOST", "SYSTEMROOT", "PATH")
 
 
 def launch(db: str | Path, module: str | Path = "", **more: str) -> dict[str, Any]:

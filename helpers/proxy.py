@@ -21,9 +21,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from .children import Child, Server, bound_socket, end_with_parent, report_to_parent
+from .external import address, is_remote, openai_base
 from .settings import LOGS, MODEL, WORK, CourseError, Settings
 
 PORT = 4000
@@ -52,12 +52,12 @@ def new_key() -> str:
 def child_env(
     key: str, settings: Settings | None = None, env: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """The proxy's environment: nothing in it makes LiteLLM call or tell anybody else.
+    """The proxy's environment: what it needs to run, and the keys that these settings allow.
 
     Args:
         key: The proxy's master key.
-        settings: With a hosted model or a remote backend, their key and the machine's web
-            proxies are passed on as well.
+        settings: Keys of a hosted model and of a backend of somebody else are passed on; the
+            machine's web proxies too where one of them is not on this machine.
         env: The environment to take from.
     """
     kept = {name: env[name] for name in _KEEP if name in env}
@@ -82,15 +82,11 @@ def child_env(
     if settings is not None:
         if settings.hosted:
             kept["COURSE_HOSTED_KEY"] = settings.hosted_key
-        if settings.hosted or _is_remote(settings):
+        if settings.backend_key:
+            kept["COURSE_BACKEND_KEY"] = settings.backend_key
+        if settings.hosted or is_remote(address(settings)):
             kept |= {name: env[name] for name in _KEEP_REMOTE if name in env}
     return kept
-
-
-def _is_remote(settings: Settings) -> bool:
-    url = settings.ollama_host if settings.backend == "ollama" else settings.backend
-    host = urlsplit(url).hostname
-    return host is not None and host not in ("127.0.0.1", "localhost", "::1")
 
 
 def course_config(
@@ -115,9 +111,11 @@ def course_config(
         params = {
             "model": f"openai/{backend_model}",
             "api_base": openai_base(backend_url),
-            "api_key": "none",
+            "api_key": "os.environ/COURSE_BACKEND_KEY" if settings.backend_key else "none",
             "use_chat_completions_api": True,
         }
+        if settings.backend_key:
+            params["additional_drop_params"] = ["cache_prompt"]
     models: list[dict[str, Any]] = [
         {
             "model_name": MODEL,
@@ -152,18 +150,6 @@ def course_config(
     }
 
 
-def openai_base(url: str) -> str:
-    """The address below which ``/chat/completions`` is: ``url`` with ``/v1`` where it has no path.
-
-    >>> openai_base("http://127.0.0.1:8080")
-    'http://127.0.0.1:8080/v1'
-    >>> openai_base("https://example.org/openai/v1/")
-    'https://example.org/openai/v1'
-    """
-    url = url.rstrip("/")
-    return url if urlsplit(url).path else url + "/v1"
-
-
 # A comment for every setting, so that the written file explains itself.
 _COMMENTS = {
     "model_list": "Which models the proxy offers, and where each of them lives.",
@@ -172,7 +158,7 @@ _COMMENTS = {
     "api_base": "the backend's address",
     "api_key": "what the backend expects; os.environ/X means: from the variable X",
     "use_chat_completions_api": "also answer /v1/responses, through chat completions",
-    "additional_drop_params": "llama.cpp's own options; a hosted API refuses what it does not know",
+    "additional_drop_params": "llama.cpp's own options, which other servers may refuse",
     "drop_params": "leave out what this backend does not know",
     "timeout": "seconds until an answer must be there (LiteLLM's default: 600)",
     "stream_timeout": "seconds until the next piece of a streamed answer",

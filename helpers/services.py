@@ -31,8 +31,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import backend as backend_module
+from . import external, settings
 from . import proxy as proxy_module
-from . import settings
 from .children import detached, open_log, tail
 from .settings import MODEL, CourseError, Settings
 
@@ -366,8 +366,9 @@ def healthy(record: Mapping[str, Any], timeout: float = 2.0) -> bool:
         if kind == "llama.cpp":
             code, _, body = probe(f"{url}/v1/models", timeout)
             return code == 200 and record.get("instance") in json.loads(body)["data"][0]["tags"]
-        return _external_problem(Settings(backend=kind or ""), url, timeout) is None
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        key = Settings.from_env().backend_key if kind == "openai" else ""
+        return external.problem(kind or "", url, key, timeout) is None
+    except (CourseError, OSError, ValueError, KeyError, IndexError, TypeError):
         return False
 
 
@@ -434,6 +435,7 @@ def _fingerprint(wanted: Settings) -> str:
     """Changes when running services would no longer be the ones that are asked for."""
     parts = [
         wanted.backend,
+        wanted.backend_key,
         wanted.ollama_host if wanted.backend == "ollama" else "",
         wanted.hosted_model if wanted.hosted else "",
         wanted.hosted_key,
@@ -556,7 +558,8 @@ def _await(name: str) -> None:
         record = state.get(name) or {}
         phase, attempt = record.get("state"), record.get("attempt", 0)
         if phase == "external":
-            problem = _external_problem(Settings.from_env(), record["url"])
+            wanted = Settings.from_env()
+            problem = external.problem(wanted.backend, record["url"], wanted.backend_key)
             if problem is None:
                 return
             raise problem
@@ -602,43 +605,6 @@ def _await_shared(name: str, record: Mapping[str, Any]) -> None:
         "COURSE_SERVICES says that somebody else runs it.",
         "Ask whoever runs this class, or unset COURSE_SERVICES to start your own services.",
     )
-
-
-def _external_problem(wanted: Settings, url: str, timeout: float = 5.0) -> CourseError | None:
-    """What keeps a backend that we do not run from being used, or None."""
-    ollama = wanted.backend == "ollama"
-    path = f"{url}/api/tags" if ollama else f"{proxy_module.openai_base(url)}/models"
-    try:
-        code, _, body = probe(path, timeout)
-    except OSError as error:
-        return CourseError(
-            f"{'Ollama' if ollama else 'The backend'} does not answer at {url}.",
-            f"The connection failed: {error}",
-            "Type: ollama serve (in another window), or unset BACKEND for the built-in model."
-            if ollama
-            else "Check BACKEND and that server, or unset BACKEND for the built-in model.",
-        )
-    if ollama and code == 200:
-        names = []
-        with contextlib.suppress(ValueError, AttributeError):
-            names = [model.get("name", "") for model in json.loads(body).get("models", [])]
-        if MODEL not in [name.removesuffix(":latest") for name in names]:
-            return CourseError(
-                f"Ollama has no model {MODEL}.",
-                "It is made from the file in this repository, once.",
-                f"Type: ollama create {MODEL} -f model/Modelfile",
-            )
-    return None
-
-
-def _external_model(url: str) -> str:
-    """The model to ask another server for: ours by name, else the first that it lists."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        _, _, body = probe(f"{proxy_module.openai_base(url)}/models")
-        names = [model["id"] for model in json.loads(body)["data"]]
-        if names and MODEL not in names:
-            return names[0]
-    return MODEL
 
 
 # ---- the supervisor ----------------------------------------------------------------------
@@ -750,9 +716,10 @@ class Supervisor:
         self.state["backend"]["attempt"] += 1
         wanted = self.settings
         if wanted.backend != "llama.cpp":
-            url = wanted.ollama_host if wanted.backend == "ollama" else wanted.backend
-            model = MODEL if wanted.backend == "ollama" else _external_model(url)
-            kind = "ollama" if wanted.backend == "ollama" else "openai"
+            url = external.address(wanted)
+            ollama = wanted.backend == "ollama"
+            model = MODEL if ollama else external.model(url, wanted.backend_key)
+            kind = "ollama" if ollama else "openai"
             self.set("backend", kind=kind, url=url, model=model, state="external")
             return
         started = time.monotonic()

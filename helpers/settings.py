@@ -4,7 +4,8 @@ Standard library only: this module is imported before anything is installed.
 
 ===================  ====================================================================
 ``BACKEND``          ``llama.cpp`` (default), ``ollama``, or the URL of a server that speaks
-                     the OpenAI API and asks for no key
+                     the OpenAI API
+``BACKEND_KEY``      that server's key, where it asks for one; read only with such a URL
 ``OLLAMA_HOST``      where Ollama listens (default ``127.0.0.1:11434``)
 ``HOSTED``           ``1`` allows a hosted model; nothing else does
 ``HOSTED_MODEL``     which one (default ``gpt-4o-mini``)
@@ -89,6 +90,7 @@ class Settings:
 
     Attributes:
         backend: ``"llama.cpp"``, ``"ollama"`` or the URL of an OpenAI-compatible server.
+        backend_key: That server's key; empty for the other two, whatever the environment holds.
         hosted: A hosted model may be used; true only for ``HOSTED=1`` together with a key.
         hosted_model: Its name.
         hosted_key: Its key; empty unless ``HOSTED=1``, whatever the environment holds.
@@ -97,6 +99,7 @@ class Settings:
     """
 
     backend: str = "llama.cpp"
+    backend_key: str = field(default="", repr=False)
     hosted: bool = False
     hosted_model: str = HOSTED_MODEL
     hosted_key: str = field(default="", repr=False)
@@ -125,6 +128,7 @@ class Settings:
         key = env.get("OPENAI_API_KEY", "").strip() if allowed else ""
         return cls(
             backend=backend,
+            backend_key=env.get("BACKEND_KEY", "").strip() if "://" in backend else "",
             # A key that happens to lie in the environment must never cost anybody money.
             hosted=bool(key),
             hosted_model=env.get("HOSTED_MODEL", "").strip() or HOSTED_MODEL,

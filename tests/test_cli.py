@@ -189,6 +189,14 @@ def test_backend_names(text, backend):
     assert Settings.from_env({"BACKEND": text}).backend == backend
 
 
+def test_a_backends_key_is_read_only_with_its_url():
+    key = {"BACKEND_KEY": " secret "}
+    assert Settings.from_env({"BACKEND": "http://127.0.0.1:1/v1", **key}).backend_key == "secret"
+    assert Settings.from_env(key).backend_key == ""
+    assert Settings.from_env({"BACKEND": "ollama", **key}).backend_key == ""
+    assert "secret" not in repr(Settings.from_env({"BACKEND": "http://127.0.0.1:1", **key}))
+
+
 @pytest.mark.parametrize("env", [{"BACKEND": "gpt"}, {"COURSE_TODAY": "tomorrow"}])
 def test_settings_that_mean_nothing_are_explained(env):
     with pytest.raises(CourseError) as caught:

@@ -18,7 +18,7 @@ import pytest
 from helpers import doctor, settings
 from helpers.doctor import NOTE, OK, PROBLEM
 
-CLEAN = ("BACKEND", "HOSTED", "OPENAI_API_KEY", "OLLAMA_HOST", "COURSE_TODAY")
+CLEAN = ("BACKEND", "BACKEND_KEY", "HOSTED", "OPENAI_API_KEY", "OLLAMA_HOST", "COURSE_TODAY")
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +158,19 @@ def test_absent_ollama_is_a_problem_when_chosen(monkeypatch):
         monkeypatch.setenv("BACKEND", "ollama")
         monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{unused.getsockname()[1]}")
         assert states(doctor._settings)[-1] == PROBLEM
+
+
+def test_another_server_is_tried_with_its_key(monkeypatch):
+    from helpers.standins import HostedStandIn
+
+    with HostedStandIn(key="their-key") as theirs:
+        monkeypatch.setenv("BACKEND", theirs.url)
+        refused = list(doctor._settings())[-1]
+        assert refused.state == PROBLEM and "BACKEND_KEY" in refused.todo
+        monkeypatch.setenv("BACKEND_KEY", "their-key")
+        assert states(doctor._settings) == [OK, OK, OK]
+    silent = list(doctor._settings())[-1]
+    assert silent.state == PROBLEM and "nothing answers" in silent.text
 
 
 def test_memory_is_known():

@@ -36,7 +36,7 @@ def move(patch: pytest.MonkeyPatch, folder: Path) -> Path:
         patch.setattr(settings, name, value)
     patch.setenv("COURSE_WORK", str(folder))
     patch.setattr(services, "GRACE", 3.0)
-    for name in ("BACKEND", "HOSTED", "OLLAMA_HOST"):
+    for name in ("BACKEND", "BACKEND_KEY", "HOSTED", "OLLAMA_HOST"):
         patch.delenv(name, raising=False)
     return folder
 
@@ -382,6 +382,35 @@ def test_another_server_as_backend_and_back(alone, monkeypatch):
         assert now.backend.kind == "llama.cpp" and now.backend.url != theirs.url
         assert gone(first)
     assert httpx.get(f"{now.backend.url}/health", trust_env=False).status_code == 200
+
+
+def test_another_server_that_asks_for_a_key(alone, monkeypatch):
+    from helpers.backend import serve
+    from helpers.clients import openai_client
+    from helpers.standins import HostedStandIn
+
+    with serve() as ours, HostedStandIn(backend=ours.url, key="their-key") as theirs:
+        monkeypatch.setenv("BACKEND", theirs.url)
+        with pytest.raises(CourseError, match="asks for a key") as caught:
+            services.ensure(wait=("backend",), quiet=True)
+        assert "BACKEND_KEY" in caught.value.todo
+        monkeypatch.setenv("BACKEND_KEY", "not-theirs")
+        with pytest.raises(CourseError, match="does not accept"):
+            services.ensure(wait=("backend",), quiet=True)
+
+        monkeypatch.setenv("BACKEND_KEY", "their-key")
+        assert services.ensure(quiet=True).backend.healthy
+        request = {"role": "user", "content": "Delete task 7"}
+        for direct in (False, True):
+            more = {} if direct else {"extra_body": {"cache_prompt": False}}
+            client = openai_client(direct=direct)
+            client.chat.completions.create(model=settings.MODEL, messages=[request], **more)
+        arrived = [r for r in theirs.requests if r.method == "POST"]
+        assert [r.headers["authorization"] for r in arrived] == ["Bearer their-key"] * 2
+        # What a server like this refuses is dropped on the way.
+        assert all("cache_prompt" not in r.body for r in arrived)
+        written = [alone / "proxy" / "config.yaml", services._state_file()]
+        assert all("their-key" not in path.read_text(encoding="utf-8") for path in written)
 
 
 def test_ollama_as_backend_under_the_same_name(alone, monkeypatch):

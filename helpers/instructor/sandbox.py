@@ -190,7 +190,8 @@ def _run(box: Path, limits: Limits, shared: bool, doors: Doors, hide: Sequence[P
 def _environment(box: Path, shared: bool) -> dict[str, str]:
     """A learner's environment in which everything that is written lies in the box."""
     env = settings.scrubbed(os.environ)
-    for name in ("BACKEND", "COURSE_RECORD", "PYTEST_CURRENT_TEST", "COURSE_REQUIRE"):
+    own = ("BACKEND", "BACKEND_KEY", "COURSE_RECORD", "PYTEST_CURRENT_TEST", "COURSE_REQUIRE")
+    for name in own:
         env.pop(name, None)
     home = box / "home"
     env |= {
