@@ -1,4 +1,4 @@
-"""What every test run shares: no keys, one pair of services, and pieces that may be missing.
+"""What every test run shares: one pair of services, and pieces that may be missing.
 
 A test that needs a piece of the machine asks for the fixture ``require`` and calls
 ``require("chromium")``, or carries ``@pytest.mark.needs("node")``. Without the piece it is
@@ -17,13 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import bootstrap, doctor, settings
+from helpers import bootstrap, doctor
 
-# Keys of the person who runs the tests are neither used nor seen, by plain pytest either.
-_clean = settings.scrubbed(os.environ)
-for _name in set(os.environ) - set(_clean):
-    del os.environ[_name]
-os.environ.update(_clean)
 os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
 # Tests work on copies of the skill, never on the learner's (helpers.skill.rehearsing).
 os.environ.pop("COURSE_SKILL", None)

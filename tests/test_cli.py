@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import needed
 
+from conftest import needed
 from helpers import bootstrap, cli, settings
 from helpers.settings import ROOT, CourseError, Settings
 
@@ -308,3 +309,21 @@ def _belongs_to(process, work: str) -> bool:
         return process.environ().get("COURSE_WORK") == work
     except (psutil.Error, OSError):
         return False
+
+
+def test_plain_nbval_shows_no_key_to_a_notebook(tmp_path):
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+    cell = new_code_cell('import os\nprint(os.environ.get("OPENAI_API_KEY"))', execution_count=1)
+    cell.outputs = [new_output("stream", name="stdout", text="None\n")]
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "keys.ipynb")
+    command = [sys.executable, "-m", "pytest", "--nbval", "-q", "keys.ipynb"]
+    env = {**os.environ, "OPENAI_API_KEY": "sk-lies-around", "PYTHONPATH": str(settings.ROOT)}
+
+    def said():
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True).stdout
+
+    assert "sk-lies-around" in said()  # seen by a kernel, without the course's conftest.py
+    shutil.copy(settings.ROOT / "conftest.py", tmp_path)
+    assert "1 passed" in said()
