@@ -120,7 +120,9 @@ def near_ties(records: Iterable[Mapping[str, Any]], url: str, asked_of: str = MO
     """Repeat recorded requests and report those in which two tokens were nearly tied.
 
     An answer that hangs on less than 0.05 of probability may come out differently on another
-    machine, and its output does not belong into a notebook.
+    machine, and its output does not belong into a notebook. Requests that a cell sends by other
+    means than this kernel's HTTP clients (curl, a script, a server of its own) are not recorded,
+    so not looked at.
 
     Args:
         records: Lines that :func:`record_hook` wrote.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -159,6 +160,17 @@ def test_later_runs_start_at_once(complete):
     again = run(complete, "-m", "helpers.bootstrap")
     assert again.returncode == 0
     assert again.stdout == ""  # nothing to do, nothing to say
+
+
+@pytest.mark.slow
+def test_a_bare_python_goes_on_in_the_environment(complete, tmp_path):
+    work = str(tmp_path / "work")
+    said = run(complete, "-m", "helpers", "status", "--json", COURSE_WORK=work)
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["proxy"]["state"] == "stopped"
+    # The status needs a package that this Python lacks, unless the tests run in an active one.
+    bare = run(complete, "-c", "import psutil")
+    assert bare.returncode == 1 or not bootstrap.inside()
 
 
 @pytest.mark.slow
