@@ -23,7 +23,7 @@ from typing import Any
 
 from .evaluation import Case, Rate
 from .faults import FAULTS, FaultProxy
-from .resilience import Assistant, Outbox, Outcome, Spare, meaning, model_ask
+from .resilience import REASONS, Assistant, Outbox, Outcome, Spare, meaning, model_ask
 from .settings import MINI, MODEL, Settings
 from .storm import Handle, Row, audit, created, is_right, play, prompt_of, workload
 
@@ -88,7 +88,7 @@ class Stack:
                 direct=True, base_url=f"{self.proxy.url}/v1", api_key=self.proxy.key
             )
             self._open.enter_context(client)
-            self.through = model_ask(client, MODEL)
+            self.through = model_ask(client, MODEL, extra_body=REASONS)
         except BaseException:
             self._open.close()
             raise
@@ -121,6 +121,7 @@ class Stack:
                 "fallbacks": [{MODEL: [MINI]}],
             },
             "general_settings": {
+                "expose_fallback_errors_to_caller": True,
                 "master_key": "os.environ/LITELLM_MASTER_KEY",
                 "custom_auth": "helpers.proxy.user_api_key_auth",
                 "disable_model_info_refresh": True,

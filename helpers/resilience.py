@@ -138,7 +138,9 @@ def model_ask(client: openai.OpenAI, model: str, **options: Any) -> Ask:
 
     Returns:
         The function. On its reply, ``answered_by`` says who answered: the deployment that a
-        LiteLLM proxy names in a header, else the reply's ``model``.
+        LiteLLM proxy names in a header, else the reply's ``model``. ``instead_of`` says why, if
+        that proxy fell back and was asked for its reasons (:data:`REASONS`); where one of them
+        is the person's to mend, the function raises it, as if the proxy had not hidden it.
     """
     from .clients import DETERMINISTIC
 
@@ -154,9 +156,45 @@ def model_ask(client: openai.OpenAI, model: str, **options: Any) -> Ask:
         if hasattr(reply, "choices"):
             named = raw.headers.get("x-litellm-model-id")
             reply.answered_by = named or reply.model  # type: ignore[attr-defined]
+            reply.instead_of = _reasons(raw)  # type: ignore[attr-defined]
         return reply
 
     return ask
+
+
+# In the body of a request to a LiteLLM proxy with ``expose_fallback_errors_to_caller``: tell in a
+# header what was fallen back from. Without it that stands in the proxy's log alone.
+REASONS = {"cache_prompt": False, "include_fallback_errors": True}
+
+
+def _reasons(raw: Any) -> str:
+    """What a proxy fell back from, in names of the SDK's classes, such as ``RateLimitError``.
+
+    Raises:
+        openai.APIStatusError: One of them must not fall back, see :func:`must_fall_back`.
+    """
+    import httpx
+    import openai
+
+    names = []
+    for told in json.loads(raw.headers.get("x-litellm-fallback-errors", "[]")):
+        status = int(told.get("code") or 500)
+        kind = _KINDS.get(status) or (_KINDS[500] if status > 500 else "APIStatusError")
+        if kind != _KINDS[408]:
+            response = httpx.Response(status, request=raw.http_response.request)
+            problem = getattr(openai, kind)(told.get("message", ""), response=response, body=told)
+            if not must_fall_back(problem):
+                raise problem
+        names.append(kind)
+    return ", ".join(names)
+
+
+# Names of the classes in which the SDK would have raised a status.
+_KINDS = {
+    400: "BadRequestError", 401: "AuthenticationError", 403: "PermissionDeniedError",
+    404: "NotFoundError", 408: "APITimeoutError", 409: "ConflictError",
+    422: "UnprocessableEntityError", 429: "RateLimitError", 500: "InternalServerError",
+}  # fmt: skip
 
 
 def calls_in(reply: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -288,7 +326,8 @@ class Attempt:
     Attributes:
         model: Who was asked; also ``rules`` and ``outbox``.
         outcome: ``answered``, ``failed``, ``waiting`` or ``told``.
-        why: For a failure its class, or what was wrong with the answer.
+        why: For a failure its class, or what was wrong with the answer; for an answer, what a
+            proxy fell back from.
         by: Who answered, where that is somebody else: a proxy may fall back by itself.
         refused: An answer came, and it was of no use.
         began: Seconds since the request came.
@@ -302,6 +341,17 @@ class Attempt:
     refused: bool = False
     began: float = 0.0
     seconds: float = 0.0
+
+    def answered(self, reply: Any) -> None:
+        """Note who answered, and, where a proxy fell back, why; both from :func:`model_ask`."""
+        self.by = getattr(reply, "answered_by", "")
+        self.why = getattr(reply, "instead_of", "")
+
+    def __str__(self) -> str:
+        if self.outcome != "answered":
+            return f"{self.model}: {self.why or self.outcome}"
+        by = f" by {self.by}" if self.by not in ("", self.model) else ""
+        return f"{self.model}: {f'{self.why}, ' if self.why else ''}answered{by}"
 
 
 @dataclass
@@ -350,11 +400,7 @@ class Trace:
 
     def line(self) -> str:
         """The decisions in a line, without times: the same request gives the same line."""
-        parts = []
-        for attempt in self.attempts:
-            by = f" by {attempt.by}" if attempt.by not in ("", attempt.model) else ""
-            parts.append(f"{attempt.model}: {attempt.why or attempt.outcome + by}")
-        return " → ".join(parts)
+        return " → ".join(map(str, self.attempts))
 
     def to_dict(self, times: bool = True) -> dict[str, Any]:
         """For JSON: one structured line of a log.
@@ -576,7 +622,7 @@ class Assistant:
                     reply = ask(prompt, self.tools, min(self.patience, trace.left()))
                     if problem := problem_in(reply, self.tools, checks):
                         raise BadAnswer(problem)
-                    attempt.by = getattr(reply, "answered_by", name)
+                    attempt.answered(reply)
             except Exception as error:
                 if must_fall_back(error):
                     continue

@@ -66,7 +66,8 @@ def test_must_fall_back_says_yes_or_no(verdict):
 
 def client(
     prompt, tools, models, checks=(), patience=4.0, deadline=10.0, *,
-    look=True, inside=True, left=True, stop=True, catch=falls_back, both=True, empty=None, all=False
+    look=True, inside=True, left=True, stop=True, catch=falls_back, both=True, empty=None,
+    all=False, note=True, hang=True,
 ):  # fmt: skip
     trace = Trace(prompt, deadline)
     reply = None
@@ -74,18 +75,22 @@ def client(
         if stop and not trace.left():
             break
         try:
-            with trace.attempt(name):
+            with trace.attempt(name) as attempt:
                 seconds = min(patience, trace.left()) if left else patience
                 reply = ask(prompt, tools, seconds)
                 why = problem_in(reply, tools, checks) if look else ""
                 if why and inside:
                     raise BadAnswer(why)
+                if note:
+                    attempt.answered(reply)
             if why:
                 raise BadAnswer(why)
             if not all:
                 return (reply, trace) if both else reply
         except Exception as problem:
             if not catch(problem):
+                if hang:
+                    problem.trace = trace
                 raise
     return (reply if all else empty), trace
 
@@ -107,6 +112,8 @@ def test_call_with_fallback(verdict):
         ({"both": False}, "Return two things"),
         ({"empty": "nobody"}, "the reply is None"),
         ({"all": True}, "The second was asked all the same"),
+        ({"note": False}, "attempt.answered(reply)"),
+        ({"hang": False}, "must leave its trace: problem.trace"),
     ],
 )
 def test_call_with_fallback_mistakes(verdict, mistake, said):

@@ -14,6 +14,7 @@ from helpers.checks.l03 import completion
 from helpers.checks.l06 import Clock, problems
 from helpers.clients import http_options
 from helpers.resilience import (
+    REASONS,
     Assistant,
     BadAnswer,
     Outbox,
@@ -136,6 +137,43 @@ def test_the_header_of_a_proxy_names_the_deployment():
         assert model_ask(sdk, "big")("Hi", TOOLS, 10).answered_by == "spare"
 
 
+@pytest.mark.parametrize(
+    ("codes", "reason", "raised"),
+    [
+        ([], "", None),
+        (["500"], "InternalServerError", None),
+        (["408", "503", "429"], "APITimeoutError, InternalServerError, RateLimitError", None),
+        ([None], "InternalServerError", None),
+        (["400"], "", openai.BadRequestError),
+        (["500", "401"], "", openai.AuthenticationError),
+        (["418"], "", openai.APIStatusError),
+    ],
+)
+def test_what_a_proxy_fell_back_from_is_told_and_what_it_must_not_hide_is_raised(
+    codes, reason, raised
+):
+    told = json.dumps([{"message": "m", "type": "t", "param": None, "code": c} for c in codes])
+
+    class FellBack(HostedStandIn):
+        def _answer(self, reply, request):
+            headers = {"x-litellm-model-id": "spare", "x-litellm-fallback-errors": told}
+            reply.json(completion("Hi.").model_dump(), headers=headers)
+
+    with FellBack(key=None) as server, client(server.url) as sdk:
+        ask = model_ask(sdk, "big", extra_body=REASONS)
+        if raised:
+            with pytest.raises(raised):
+                ask("Hi", TOOLS, 10)
+            return
+        trace = Trace("Hi")
+        with trace.attempt("proxy") as attempt:
+            attempt.answered(ask("Hi", TOOLS, 10))
+    assert server.requests[0].body["include_fallback_errors"] is True
+    because = f"{reason}, " if reason else ""
+    assert trace.line() == f"proxy: {because}answered by spare"
+    assert (trace.by, trace.attempts[0].why) == ("spare", reason)
+
+
 def test_model_ask_keeps_to_the_seconds():
     with HostedStandIn([slow(20)], key=None) as server, client(server.url) as sdk:
         with pytest.raises(openai.APITimeoutError):
@@ -184,6 +222,7 @@ def test_litellm_falls_back_to_the_hosted_model_in_its_own_wire_shape(tmp_path):
             ],
             "router_settings": {"num_retries": 0, "fallbacks": [{"big": [spare.name]}]},
             "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY",
+                                 "expose_fallback_errors_to_caller": True,
                                  "custom_auth": "helpers.proxy.user_api_key_auth"},
         }  # fmt: skip
         path = proxy.write_config(config, tmp_path / "config.yaml")
@@ -191,8 +230,9 @@ def test_litellm_falls_back_to_the_hosted_model_in_its_own_wire_shape(tmp_path):
         litellm = proxy.start_proxy(path, settings=spare.settings, log=tmp_path / "proxy.log")
         with litellm, client(f"{litellm.url}/v1", api_key=litellm.key) as sdk:
             proxy.wait_ready(litellm, 300)
-            reply = model_ask(sdk, "big")("Finish task 14", TOOLS, 60)
+            reply = model_ask(sdk, "big", extra_body=REASONS)("Finish task 14", TOOLS, 60)
     assert (reply.answered_by, calls_in(reply)) == ("gpt-4o-mini", [FINISH])
+    assert reply.instead_of == "InternalServerError"
     (request,) = [r for r in server.requests if r.path.endswith("/chat/completions")]
     assert request.headers["authorization"] == "Bearer sk-person"
     assert set(request.body) == {"model", "messages", "tools", "temperature", "seed"}

@@ -159,6 +159,15 @@ def call_with_fallback(function: Callable[..., Any]) -> str:
         _same(reply, good, on)
         _noted(trace, ["answered"], on)
 
+    with counted() as clock:
+        fell_back = completion(None, [GOOD], "tool_calls")
+        fell_back.answered_by = "another"
+        on = "a first model that is a proxy, where another model has answered"
+        _, trace = _run(function, on, Model(fell_back, clock))
+        if trace.by != "another":
+            raise Hint("Note who answered: attempt.answered(reply).", on=f"On {on}, trace.by",
+                       got=trace.by, expected="another")  # fmt: skip
+
     bad = {
         "an unknown tool": completion(None, [("finish", {"task_id": 14})], "tool_calls"),
         "a bad argument": completion(None, [("complete_task", {"task_id": "x"})], "tool_calls"),
@@ -189,6 +198,12 @@ def call_with_fallback(function: Callable[..., Any]) -> str:
                 if error is not problem:
                     raise Hint("Raise what came, and nothing else.", on=on, got=error,
                                expected=problem) from error  # fmt: skip
+                trace = getattr(error, "trace", None)
+                if not isinstance(trace, Trace):
+                    raise Hint("What is told to a person must leave its trace: problem.trace.",
+                               on=f"{on}, the attribute trace of what was raised",
+                               got=trace) from error  # fmt: skip
+                _noted(trace, ["failed"], on)
             else:
                 raise Hint("This must not fall back: raise it again.", on=on, got=got,
                            expected=problem)  # fmt: skip

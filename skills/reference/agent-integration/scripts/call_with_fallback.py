@@ -5,9 +5,10 @@ Usage: python scripts/call_with_fallback.py REQUEST --model NAME=URL [--model NA
 
 REQUEST is what a person says; URL an OpenAI-compatible API, up to and including /v1; FILE a JSON
 list of tools. The key is taken from BACKEND_KEY ("none" if that is not set). The output is JSON:
-"by" (who answered, or null), "calls" or "text", and "attempts", each with model, outcome, why
-and seconds. The exit status is 0 when somebody answered, 1 when nobody did, and 2 when the request
-or the key is at fault, which no other model can mend.
+"by" (who was asked and answered, or null), "model" (the name that the answer bears: behind a proxy
+another may have answered), "calls" and "text", and "attempts", each with model, outcome, why and
+seconds. The exit status is 0 when somebody answered, 1 when nobody did, and 2 when the request or
+the key is at fault, which no other model can mend: then "error" and "says" tell which.
 
 As a module: call_with_fallback(messages, tools, models) with models a dictionary from names to
 functions ask(messages, tools, seconds) that return a chat completion or raise.
@@ -69,7 +70,10 @@ def problem_in(reply, tools):
 def call_with_fallback(
     messages, tools, models, patience=10.0, deadline=30.0, check=problem_in, clock=time.monotonic
 ):
-    """The first usable reply, or None, and the attempts; raises what must not fall back."""
+    """The first usable reply, or None, and the attempts.
+
+    Raises what must not fall back, with the attempts as its attribute `attempts`.
+    """
     began, attempts = clock(), []
     for name, ask in models.items():
         left = deadline - (clock() - began)
@@ -87,6 +91,7 @@ def call_with_fallback(
             why = str(problem) if isinstance(problem, BadAnswer) else type(problem).__name__
             attempt.update(outcome="failed", why=why)
             if not must_fall_back(problem):
+                problem.attempts = attempts
                 raise
         finally:
             attempt["seconds"] = round(clock() - started, 3)
@@ -124,20 +129,26 @@ def main(arguments):
     models = {}
     for pair in given.model:
         name, _, url = pair.partition("=")
-        models[name] = model_at(url, name, key)
+        if not name or "://" not in url:
+            parser.error(f"--model {pair}: give a name and an address, NAME=http://HOST:PORT/v1")
+        if pair in given.model[: len(models)]:
+            parser.error(f"--model {pair} is there twice; whoever failed is not asked again")
+        models[pair if name in models else name] = model_at(url, name, key)
     messages = [{"role": "user", "content": given.request}]
     try:
         reply, attempts = call_with_fallback(
             messages, tools, models, given.patience, given.deadline
         )
     except Exception as problem:
-        print(json.dumps({"by": None, "error": type(problem).__name__, "says": str(problem)}))
+        told = {"by": None, "error": type(problem).__name__, "says": str(problem)}
+        print(json.dumps(told | {"attempts": getattr(problem, "attempts", [])}, indent=1))
         return 2
     result = {"by": None, "attempts": attempts}
     if reply is not None:
         message = reply.choices[0].message
         calls = [[c.function.name, c.function.arguments] for c in message.tool_calls or []]
-        result |= {"by": attempts[-1]["model"], "calls": calls, "text": message.content or ""}
+        result |= {"by": attempts[-1]["model"], "model": reply.model}
+        result |= {"calls": calls, "text": message.content or ""}
     print(json.dumps(result, indent=1))
     return 0 if reply is not None else 1
 

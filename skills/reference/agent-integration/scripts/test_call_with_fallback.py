@@ -76,6 +76,7 @@ class Fallback(unittest.TestCase):
         with server(200, GOOD) as one, server(500, "") as two:
             status, result = self.ask(one, two)
         self.assertEqual((status, result["by"]), (0, "first"))
+        self.assertEqual(result["model"], "m")  # the name in the answer, whoever was asked
         self.assertEqual(result["calls"], [["finish", '{"id": 14}']])
 
     def test_what_falls_back(self):
@@ -101,16 +102,34 @@ class Fallback(unittest.TestCase):
         self.assertEqual((status, result["by"]), (0, "second"))
         self.assertEqual(result["attempts"][0]["why"], "APITimeoutError")
 
+    def test_nobody_is_asked_after_the_deadline(self):
+        with server(200, GOOD, threading.Event()) as one, server(200, GOOD) as two:
+            status, result = self.ask(one, two, more=["--deadline", "0.5"])
+        self.assertEqual((status, result["by"], len(result["attempts"])), (1, None, 1))
+        self.assertLess(result["attempts"][0]["seconds"], 9)  # not the patience of 10
+
     def test_what_must_be_told(self):
         for code, name in ((400, "BadRequestError"), (401, "AuthenticationError")):
             with server(code, "{}") as one, server(200, GOOD) as two:
                 status, result = self.ask(one, two)
             self.assertEqual((status, result["error"]), (2, name))
+            self.assertEqual([a["why"] for a in result["attempts"]], [name])
 
     def test_nobody(self):
         with server(503, "{}") as one, server(503, "{}") as two:
             status, result = self.ask(one, two)
         self.assertEqual((status, result["by"], len(result["attempts"])), (1, None, 2))
+
+    def test_one_name_at_two_addresses(self):
+        with server(503, "{}") as one, server(200, GOOD) as two:
+            status, result = self.ask(one, more=[f"--model=first={two}"])
+        self.assertEqual((status, result["by"]), (0, f"first={two}"))
+
+    def test_models_that_mean_nothing(self):
+        for pair in ("first", "=http://127.0.0.1:9/v1", "first=http://127.0.0.1:9/v1"):
+            with contextlib.redirect_stderr(said := io.StringIO()), self.assertRaises(SystemExit):
+                main(["Hi", f"--model={pair}", f"--model={pair}"])
+            self.assertIn(f"--model {pair}", said.getvalue())
 
 
 if __name__ == "__main__":
