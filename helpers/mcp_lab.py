@@ -1,11 +1,12 @@
-"""What lesson L05 tries its servers with: a call in one line, a knock at the door, a stopwatch."""
+"""What lesson L05 tries and measures with: one call, a knock at the door, a stopwatch, cases."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from helpers.mcp_server import connect
 if TYPE_CHECKING:
     from agents.mcp import MCPServerStdio
     from fastmcp import Client, FastMCP
+
+    from helpers.evaluation import Case
 
 
 def scratch() -> Path:
@@ -109,3 +112,65 @@ def knock(server: FastMCP, token: str, body: Any = HELLO, **headers: str) -> int
     }
     with TestClient(server.http_app(), base_url="http://127.0.0.1") as web:
         return web.post("/mcp", headers=usual | headers, json=body).status_code
+
+
+# --- is the model worth it? ------------------------------------------------------------------
+
+# Sentences as a lesson's author writes them, and the task that each of them means.
+_PLAIN = {
+    "Add a task to call mum tomorrow": {"title": "call mum", "due": "tomorrow"},
+    "Create an urgent task to pay the rent": {"title": "pay the rent", "priority": "urgent"},
+    "Add a task to water the plants on friday": {"title": "water the plants", "due": "friday"},
+    "Add a task to renew my passport by friday": {"title": "renew my passport", "due": "friday"},
+    "Create a high priority task to book the dentist": {
+        "title": "book the dentist",
+        "priority": "high",
+    },
+    "Add a task to buy milk": {"title": "buy milk"},
+}
+
+
+def plain_cases() -> list[Case]:
+    """Six sentences, each with the one call of ``create_task`` that it means."""
+    from helpers.evaluation import Case
+
+    return [
+        Case.from_dict(
+            {
+                "id": f"plain-{number}",
+                "category": "create",
+                "messages": [{"role": "user", "content": said}],
+                "tools": ["create_task"],
+                "expect": [{"name": "create_task", "args": {k: [v] for k, v in wanted.items()}}],
+            }
+        )
+        for number, (said, wanted) in enumerate(_PLAIN.items(), 1)
+    ]
+
+
+def known(case: Case) -> dict[str, str]:
+    """The arguments of a case's call, as a caller has them who needs no model."""
+    return {k: v[0] for k, v in case.expect[0].args.items() if not k.endswith("?")}
+
+
+def spoken(arguments: Mapping[str, str]) -> str:
+    """Arguments as a sentence, for a tool that takes nothing else."""
+    more = [f"{key} {value}" for key, value in arguments.items() if key != "title"]
+    return ", ".join([f"Create a task: {arguments['title']}", *more])
+
+
+def right(cases: Sequence[Case], readings: Iterable[Mapping[str, Any]]) -> int:
+    """How many readings, arguments of ``create_task``, are what the cases want.
+
+    Args:
+        cases: What was said and what is expected.
+        readings: One for each case, in the same order.
+    """
+    from helpers.evaluation import score
+
+    calls = [
+        {"function": {"name": "create_task", "arguments": json.dumps(dict(reading))}}
+        for reading in readings
+    ]
+    pairs = zip(cases, calls, strict=True)
+    return sum(bool(score(case, {"tool_calls": [call]})) for case, call in pairs)

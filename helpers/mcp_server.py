@@ -241,7 +241,8 @@ def user(text: str) -> dict[str, str]:
 def generator(config: Config) -> Callable[..., dict[str, Any]]:
     """``generate_with_custom_model`` for one configuration.
 
-    The client is made at the first call: a server must start also when its model does not.
+    The client is made at the first call: a server must start also when its model does not. One
+    that finds nobody is thrown away: the proxy may be back at another port.
 
     Returns:
         A function from messages (and the names of the tools on offer, all by default) to the
@@ -280,7 +281,10 @@ def generator(config: Config) -> Callable[..., dict[str, Any]]:
                 max_tokens=300, **DETERMINISTIC,
             )  # fmt: skip
             return reply.choices[0].message.model_dump(exclude_none=True)
-        except (openai.OpenAIError, CourseError, OSError, *_NOT_AN_ANSWER):
+        except (openai.OpenAIError, CourseError, OSError, *_NOT_AN_ANSWER) as error:
+            if isinstance(error, openai.APIConnectionError):
+                with lock:
+                    made.clear()
             # Addresses, keys and stack traces are for the log of whoever runs the model. A body
             # that is not what the interface promises ends here as well.
             raise ModelDown(DOWN) from None
@@ -495,6 +499,7 @@ def build(
         strict_input_validation=True,  # "14" is not 14
     )
 
+    mcp.reasoner = reasoner
     # The five plain tools: their signatures are the Task API's, the one source of all schemas.
     hints = hints or HINTS
     for name, tool in bind(tasks).items():
@@ -528,10 +533,7 @@ def build(
         """
         context = get_context()
         await context.report_progress(0, 1, "asking the model")
-        try:
-            calls = await anyio.to_thread.run_sync(reasoner.choose, request)
-        except TaskError as problem:
-            raise ToolError(str(problem)) from None
+        calls = await anyio.to_thread.run_sync(reasoner.choose, request)
         actions = []
         for number, call in enumerate(calls, 1):
             await context.report_progress(number, len(calls) + 1, call[0])
@@ -557,11 +559,7 @@ def build(
         ],
     ) -> Task:
         """Create a task from a sentence; a model finds title, priority and date in it."""
-        try:
-            made = await anyio.to_thread.run_sync(reasoner.create, text)
-        except TaskError as problem:
-            raise ToolError(str(problem)) from None
-        return Task(**made)
+        return Task(**await anyio.to_thread.run_sync(reasoner.create, text))
 
     @mcp.resource("tasks://open", mime_type="application/json")
     def open_tasks() -> str:
@@ -666,22 +664,27 @@ def _errors() -> Any:
     class Errors(Middleware):
         async def on_call_tool(self, context: Any, call_next: Any) -> Any:
             name, arguments = context.message.name, context.message.arguments or {}
-            if why := _too_long(arguments):
+            if why := _unfit(arguments):
                 raise ToolError(why)
             try:
                 return await call_next(context)
             except NotFoundError:
-                known = ", ".join([*TOOLS, "handle_request", "create_task_from_text"])
+                offered = await context.fastmcp_context.fastmcp.list_tools()
+                known = ", ".join(tool.name for tool in offered)
                 raise ToolError(f"There is no tool {name[:60]!r}. The tools are {known}.") from None
             except ValidationError as error:
                 cause = error.__cause__
                 if not isinstance(cause, PydanticError):
                     raise ToolError(f"The arguments of {name} do not fit its schema.") from None
                 raise ToolError(_sentence(cause.errors()[0])) from None
+            except ToolError as error:  # masked; what the store says is meant for the caller
+                if isinstance(error.__cause__, TaskError):
+                    raise ToolError(str(error.__cause__)) from None
+                raise
 
         async def on_get_prompt(self, context: Any, call_next: Any) -> Any:
             name, arguments = context.message.name, context.message.arguments or {}
-            if why := _too_long(arguments):
+            if why := _unfit(arguments):
                 raise PromptError(why)
             try:
                 return await call_next(context)
@@ -691,12 +694,14 @@ def _errors() -> Any:
     return Errors()
 
 
-def _too_long(arguments: Mapping[str, Any]) -> str:
-    """Which text among arguments is longer than it may be; the reason why not, or nothing."""
+def _unfit(arguments: Mapping[str, Any]) -> str:
+    """Which text among arguments is too long, or none: the reason why not, or nothing."""
     for key, value in arguments.items():
         most = _LIMITS.get(key, 100)
         if isinstance(value, str) and len(value) > most:
             return f"{key[:40]} is longer than {most} characters."
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+            return f"{key[:40]} has half a character in it (a lone surrogate). Leave it out."
     return ""
 
 
@@ -727,6 +732,8 @@ def _server_class() -> type:
     from starlette.middleware import Middleware
 
     class TaskServer(FastMCP):
+        reasoner: Reasoner  # for tools that are added
+
         def http_app(self, *args: Any, **kwargs: Any) -> Any:
             limit = Middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)
             kwargs["middleware"] = [limit, *(kwargs.get("middleware") or [])]
@@ -887,7 +894,7 @@ def environment(db: str | Path, **more: str) -> dict[str, str]:
         db: The tasks' file.
         **more: Further settings, such as ``TASKS_MODEL_URL``.
     """
-    kept = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    kept = {name: os.environ[name] for name in _PASSED if os.environ.get(name)}
     return {
         **kept,
         **settings.OFFLINE,
@@ -900,7 +907,10 @@ def environment(db: str | Path, **more: str) -> dict[str, str]:
     }
 
 
-_PASSED = ("COURSE_TODAY", "BACKEND", "BACKEND_KEY", "OLLAMA_HOST", "SYSTEMROOT", "PATH")
+_PASSED = (
+    "COURSE_TODAY", "BACKEND", "BACKEND_KEY", "OLLAMA_HOST", "SYSTEMROOT", "PATH",
+    "TASKS_MODEL_URL", "TASKS_MODEL_KEY", "TASKS_MODEL", "TASKS_MODEL_TIMEOUT",
+)  # fmt: skip
 
 
 def launch(db: str | Path, module: str | Path = "", **more: str) -> dict[str, Any]:
@@ -988,6 +998,7 @@ _HEADER = '''"""The task server of lesson L05, written by its notebook; do not e
 Run it with: python {name}, python {name} --http, or: fastmcp run {name}
 """
 
+import asyncio
 import json
 import re
 import sys
@@ -1000,28 +1011,32 @@ from helpers import mcp_server
 from helpers.mcp_server import *  # noqa: F403 - what the lesson's cells had at hand
 
 mcp_server.quiet()
+from fastmcp import Context  # noqa: E402 - not before it is told to be quiet
 
 
 '''
 _FOOTER = """
 
-mcp = mcp_server.build({parts})
-
+server = mcp = mcp_server.build({parts})
+{added}
 if __name__ == "__main__":
     mcp_server.main(server=mcp)
 """
 
 
-def export(path: str | Path, **parts: Any) -> Path:
+def export(path: str | Path, added: Sequence[Callable[..., Any]] = (), **parts: Any) -> Path:
     """Write a server module from what was defined in a notebook.
 
     The same parts give the same file, to the byte; running it twice changes nothing.
 
     Args:
         path: The module to write.
+        added: Functions that cells registered, with a decorator of ``server`` above each: tools,
+            resources, prompts.
         **parts: ``parse``, ``guard`` and ``hints``, see :func:`build`. Functions may use what
-            this module offers, ``json`` and ``re``, and nothing else of the notebook. A guard
-            runs before :func:`asked_for`: a call must pass both.
+            this module offers, ``asyncio``, ``json``, ``re`` and FastMCP's ``Context``, and
+            nothing else of the notebook but, in what was added, ``server``. A guard runs before
+            :func:`asked_for`: a call must pass both.
 
     Returns:
         The path.
@@ -1042,7 +1057,8 @@ def export(path: str | Path, **parts: Any) -> Path:
             name = f"mcp_server.both({value.__name__})" if part == "guard" else value.__name__
             names.append(f"{part}={name}")
     text = _HEADER.format(name=path.name) + "\n\n\n".join(sources)
-    text = text.rstrip() + "\n" + _FOOTER.format(parts=", ".join(names))
+    more = "".join(f"\n\n{_source(function.__name__, function)}\n" for function in added)
+    text = text.rstrip() + "\n" + _FOOTER.format(parts=", ".join(names), added=more)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         fresh = path.with_suffix(".tmp")
@@ -1076,10 +1092,11 @@ def _source(part: str, function: Callable[..., Any]) -> str:
             "Define it with def in a cell of its own, and run that cell again.",
         ) from None
     used = inspect.getclosurevars(function)
+    own = function.__code__.co_varnames + function.__code__.co_cellvars
     foreign = sorted(
         name
         for name in {*used.globals, *used.unbound, *used.nonlocals}
-        if name not in globals()
+        if name not in {*globals(), *own, "asyncio", "Context", "server"}
         and not hasattr(builtins, name)
         and name != function.__name__
         # Names of attributes are listed as unbound as well.

@@ -357,6 +357,22 @@ def test_criteria_find_what_a_naive_agent_lacks(tmp_path, server):
     assert wrong == {"too_long", "injection", "rate_limit"}
 
 
+def test_mcp_is_tried_with_the_server_that_lesson_5_exported(tmp_path, server, monkeypatch):
+    from helpers import mcp_server, services, settings
+
+    services.ensure(quiet=True)  # at another WORK, it would be another pair
+    monkeypatch.setattr(settings, "WORK", tmp_path / "work")
+    module = mcp_server.export(
+        tmp_path / "work" / "l05" / "task_server.py",
+        parse=mcp_server.parse_task_response, guard=mcp_server.asked_for, hints=mcp_server.HINTS,
+    )  # fmt: skip
+    ran = tmp_path / "ran"
+    text = module.read_text(encoding="utf-8")
+    module.write_text(f"open({str(ran)!r}, 'w').close()\n{text}", encoding="utf-8")
+    on(tmp_path, server, criteria.over_mcp)
+    assert ran.exists()
+
+
 def test_without_an_agent_every_criterion_is_red():
     found = asyncio.run(criteria.accept(None))
     assert {v.mark for v in found} == {"✗"} and len(found) == len(criteria.CRITERIA)

@@ -21,15 +21,27 @@ from itertools import product
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
+from helpers import mcp_config, services, settings
 from helpers import mcp_server as m
-from helpers import services, settings
 from helpers.settings import CourseError
-from helpers.standins import HostedStandIn, Request, Step, error, garbage, slow, text, tool_calls
+from helpers.standins import (
+    HostedStandIn,
+    Request,
+    Step,
+    error,
+    garbage,
+    slow,
+    text,
+    tool_call,
+    tool_calls,
+)
 from helpers.tasks import TaskError, TaskStore
 
 m.quiet()
+from fastmcp import Context  # noqa: E402 - not before it is told to be quiet
 
 TOKEN = "a-token-for-tests-0123456789"
 TITLES = ("water the plants", "pay the rent", "book the dentist", "buy milk")
@@ -355,6 +367,11 @@ def test_plain_tools(store):
         ("create_task", {"title": "x", "priority": "HIGH"}, None),
         ("create_task", {"title": ""}, "A task needs a title."),
         ("create_task", {"title": "x" * 501}, "title is longer than 500 characters."),
+        (
+            "create_task",
+            {"title": "\ud800"},
+            "title has half a character in it (a lone surrogate). Leave it out.",
+        ),
         ("create_task", {"title": ["x"]}, 'title must be a text, not ["x"].'),
         ("create_task", {"title": "x", "due": "someday"}, None),
         ("create_task", {"title": "x", "due": "d" * 101}, "due is longer than 100 characters."),
@@ -790,9 +807,107 @@ def test_export_is_idempotent_and_runs(tmp_path):
     assert result.structured_content["actions"][0]["tool"] == "list_tasks"
 
 
+server = m.build(m.Config(), TaskStore())  # the name that cells and the exported module share
+
+
+@server.resource("tasks://urgent")
+def urgent_tasks() -> str:
+    """The urgent ones."""
+    return json.dumps([task for task in server.reasoner.open() if task["priority"] == "urgent"])
+
+
+@server.prompt
+def stand_up() -> str:
+    """For the stand-up."""
+    return "My tasks: " + json.dumps(server.reasoner.open())
+
+
+@server.tool(annotations={"readOnlyHint": True})
+async def preview(request: str, context: Context) -> dict[str, str]:
+    """What would happen."""
+    await context.report_progress(0, 1, "asking")
+    guard = server.reasoner.guard
+    calls = await asyncio.to_thread(server.reasoner.choose, request)
+    return {name: guard(request, name, given, []) or "yes" for name, given in calls}
+
+
+def test_what_was_registered_is_exported(tmp_path):
+    added = [urgent_tasks, stand_up, preview]
+    path = m.export(tmp_path / "server.py", added, parse=m.parse_task_response, guard=m.asked_for)
+    first = path.read_bytes()
+    assert m.export(path, added, parse=m.parse_task_response, guard=m.asked_for) == path
+    assert path.read_bytes() == first
+    told = []
+
+    async def work(client):
+        async def progress(done, total, message):
+            told.append(message)
+
+        await client.call_tool("create_task", {"title": "call mum", "priority": "urgent"})
+        tool = next(t for t in await client.list_tools() if t.name == "preview")
+        asked = {"request": "finish 1"}
+        would = await client.call_tool("preview", asked, progress_handler=progress)
+        nothing = await client.call_tool("preview", asked, raise_on_error=False)
+        return (
+            tool.annotations.read_only_hint,
+            json.loads((await client.read_resource("tasks://urgent"))[0].text)[0]["title"],
+            "call mum" in (await client.get_prompt("stand_up")).messages[0].content.text,
+            would.data,
+            nothing.content[0].text,
+        )
+
+    with HostedStandIn([tool_call("complete_task", task_id=1), text("Hm.")]) as standin:
+        env = {"TASKS_MODEL_URL": standin.url, "TASKS_MODEL_KEY": standin.key}
+        found = stdio(work, **m.launch(tmp_path / "t.sqlite", path, **env))
+    assert found[:4] == (True, "call mum", True, {"complete_task": "yes"})
+    assert found[4].startswith("The model found nothing to do")  # a TaskError is not masked
+    assert told == ["asking"]
+
+
+def test_an_exported_function_stands_on_its_own(tmp_path):
+    def lonely() -> str:
+        return tmp_path.name
+
+    with pytest.raises(CourseError, match="uses tmp_path"):
+        m.export(tmp_path / "x.py", [lonely])
+
+
 def test_export_says_what_it_cannot_do(tmp_path):
     with pytest.raises(CourseError, match="cannot be found"):
         m.export(tmp_path / "x.py", parse=len)
+
+
+# --- the way to the model --------------------------------------------------------------------
+
+
+def test_a_proxy_that_comes_back_elsewhere_is_found(monkeypatch):
+    """The course's proxy takes another port when its own is taken meanwhile."""
+    from helpers import clients
+
+    def connect(standin):
+        web = openai.DefaultHttpxClient(**clients.http_options(10, direct=True))
+        there = {"base_url": standin.url, "api_key": standin.key, "max_retries": 0}
+        there["http_client"] = web  # which keeps no connection open
+        monkeypatch.setattr(clients, "openai_client", lambda **kw: openai.OpenAI(**there | kw))
+
+    generate = m.generator(m.Config(timeout=10))
+    with HostedStandIn([text("first")]) as first:
+        connect(first)
+        assert generate([m.user("hello")])["content"] == "first"
+    with HostedStandIn([text("second")]) as second:
+        connect(second)
+        with pytest.raises(m.ModelDown):
+            generate([m.user("hello")])
+        assert generate([m.user("hello")])["content"] == "second"
+
+
+def test_settings_of_the_model_reach_a_server_and_an_assistants_configuration(monkeypatch):
+    wanted = {"TASKS_MODEL_URL": "http://127.0.0.1:9/v1", "TASKS_MODEL": "mine"}
+    for name, value in {**wanted, "TASKS_MODEL_KEY": "", "TASKS_TOKEN": TOKEN}.items():
+        monkeypatch.setenv(name, value)
+    for env in (m.launch("t.sqlite")["env"], mcp_config.entry("t.sqlite")["env"]):
+        assert wanted.items() <= env.items()
+        assert not {"TASKS_MODEL_KEY", "TASKS_TOKEN"} & env.keys()
 
 
 # --- stdio -----------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ from typing import Any
 import httpx
 import nbformat
 import pytest
-from conftest import needed
 from filelock import FileLock
 
+from conftest import needed
 from helpers import mcp_server as m
 from helpers import settings
 from helpers.standins import HostedStandIn, tool_calls
@@ -106,12 +106,15 @@ def exported(folder: Path) -> Path:
     made = [
         cell.source
         for cell in nbformat.read(path, as_version=4).cells
-        if "solution" in cell.metadata.get("tags", [])
+        if "solution" in cell.metadata.get("tags", []) or "\n@server." in f"\n{cell.source}"
     ]
     before = (
+        "import asyncio\n"
+        "from helpers import mcp_server\n"
         "from helpers.mcp_server import *\n"
         "from helpers.tasks import TaskError, tool_schemas\n"
         "from helpers.validators import DELETING, ToolCallError, validate_tool_call\n"
+        "server = mcp_server.build(Config(), TaskStore())\n"
     )
     cells.write_text("\n\n".join([before, *made]), encoding="utf-8")
     spec = importlib.util.spec_from_file_location("l05_cells", cells)
@@ -122,6 +125,7 @@ def exported(folder: Path) -> Path:
         parse=space.parse_task_response_solution,
         guard=space.asked_for_solution,
         hints=space.HINTS_solution,
+        added=[space.urgent_tasks, space.stand_up, space.preview_request],
     )
 
 
@@ -158,15 +162,17 @@ def test_inspector_lists(inspect):
     tools = {tool["name"]: tool for tool in listed["tools"]}
     assert set(tools) == {
         "create_task", "update_task", "complete_task", "list_tasks", "delete_task",
-        "handle_request", "create_task_from_text",
+        "handle_request", "create_task_from_text", "preview_request",
     }  # fmt: skip
+    assert tools["preview_request"]["annotations"]["readOnlyHint"] is True
     assert tools["list_tasks"]["annotations"]["readOnlyHint"] is True
     assert tools["delete_task"]["annotations"]["destructiveHint"] is True
     assert "task_id" in tools["create_task"]["outputSchema"]["properties"]
     code, listed = inspect("resources/list")
-    assert code == 0 and "tasks://open" in [r["uri"] for r in listed["resources"]]
+    assert code == 0
+    assert {"tasks://open", "tasks://urgent"} <= {r["uri"] for r in listed["resources"]}
     code, listed = inspect("prompts/list")
-    assert code == 0 and [p["name"] for p in listed["prompts"]] == ["plan_my_day"]
+    assert code == 0 and {p["name"] for p in listed["prompts"]} == {"plan_my_day", "stand_up"}
 
 
 def test_inspector_calls(inspect):
@@ -175,6 +181,9 @@ def test_inspector_calls(inspect):
     asked = ["--tool-name", "handle_request", "--tool-arg", "request=finish task 1"]
     code, done = inspect("tools/call", *asked)
     assert code == 0 and "Completed task 1" in done["structuredContent"]["summary"]
+    would = ["--tool-name", "preview_request", "--tool-arg", "request=finish task 1"]
+    code, preview = inspect("tools/call", *would)
+    assert code == 0 and "would be done" in json.dumps(preview["structuredContent"])
     code, read = inspect("resources/read", "--uri", "tasks://1")
     assert code == 0 and json.loads(read["contents"][0]["text"])["status"] == "completed"
 
