@@ -1,14 +1,15 @@
 """What the installed packages say of themselves, at exactly the versions that are installed.
 
 Four sources, all on this machine: signatures, docstrings, type definitions, and the help of
-command lines. Nothing is asked from the internet, with one exception that has to be called by
-name: :func:`llms_txt`.
+command lines. Nothing is asked from the internet, with one exception that has to be asked for
+by its address: a project's ``llms.txt``.
 
 A piece of documentation is named by its package and the object in it::
 
     show("openai:OpenAI.__init__", only=["base_url", "api_key"])
     show("openai-agents:Agent", only=["model"])          # fields, with the comment below each
     show("litellm --help", only=["--host", "--config"])  # a console script
+    show("https://gofastmcp.com", only=["client"])       # its llms.txt, from the network
     takes("openai-agents", "openai_client")              # who has a parameter of that name?
 
 Documentation is a claim. A *probe* tries it: a function that returns its evidence, or raises.
@@ -41,6 +42,7 @@ MODULES = {"openai-agents": "agents"}
 
 WIDTH = 96  # characters a line
 LINES = 24  # one screen
+QUOTED = 40  # words of a quotation, at most
 HELP_TIMEOUT = 120  # seconds; some command lines import for a long time on a busy machine
 
 
@@ -75,8 +77,15 @@ class Excerpt:
             words: They must stand in the excerpt; differences in white space do not matter.
 
         Raises:
-            CourseError: When they do not: a quotation is never from memory.
+            CourseError: When they do not: a quotation is never from memory. Or when they are more
+                than :data:`QUOTED`: a quotation is short, and the rest is in your own words.
         """
+        if len(words.split()) > QUOTED:
+            raise CourseError(
+                f"These are {len(words.split())} words, and a quotation has at most {QUOTED}.",
+                "More of somebody's text needs their leave, and readers look for the point.",
+                "Quote the words that matter, and say the rest in your own.",
+            )
         if " ".join(words.split()) not in " ".join(self.text.split()):
             raise CourseError(
                 f"These words are not in {self.source}.",
@@ -119,7 +128,8 @@ def show(what: str, only: Sequence[str] = (), *, echo: bool = True) -> Excerpt:
     """Find a piece of documentation, print it, and return it.
 
     Args:
-        what: ``"package:Object.attribute"``, or ``"command --help"``.
+        what: ``"package:Object.attribute"``, ``"command --help"``, or the address of a project's
+            site, for its ``llms.txt`` (see :func:`llms_txt`; only then is the network used).
         only: Keep what names one of these: parameters, fields, options. For a text without
             such parts, the lines that hold one of these words.
         echo: Whether to print it.
@@ -128,10 +138,13 @@ def show(what: str, only: Sequence[str] = (), *, echo: bool = True) -> Excerpt:
         The excerpt, for :meth:`Excerpt.quote`.
 
     Raises:
-        CourseError: For a package, object or command that does not exist here.
+        CourseError: For a package, object or command that does not exist here, or a page that
+            cannot be read.
     """
     only = [only] if isinstance(only, str) else list(only)
-    if ":" in what and " " not in what:
+    if what.startswith(("http://", "https://")):
+        found = llms_txt(what, only)
+    elif ":" in what and " " not in what:
         package, _, name = what.partition(":")
         found = _object(package, name, only)
     elif what.endswith("--help") and ":" not in what:
@@ -139,7 +152,7 @@ def show(what: str, only: Sequence[str] = (), *, echo: bool = True) -> Excerpt:
     else:
         raise CourseError(
             f"{what!r} names no documentation.",
-            "It is either an object of a package or the help of a command.",
+            "It is an object of a package, the help of a command, or the address of a site.",
             'Write it like show("openai:OpenAI.__init__") or show("litellm --help").',
         )
     if echo:
@@ -477,9 +490,7 @@ def llms_txt(url: str, only: Sequence[str] = (), *, timeout: float = 10) -> Exce
     if only:
         text = "\n".join(line for line in text.splitlines()
                          if any(word.lower() in line.lower() for word in only))  # fmt: skip
-    found = Excerpt(address, "", "as it is online now", "page", _wrapped(text))
-    print(found)
-    return found
+    return Excerpt(address, "", "as it is online now", "page", _wrapped(text))
 
 
 # --- probes --------------------------------------------------------------------------------------

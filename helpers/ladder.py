@@ -10,11 +10,12 @@ import copy
 import html
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
-from .evaluation import Answer, Ask, Case, Report, Result, Tools, http_ask
+from .evaluation import RAW_CALL, Answer, Ask, Case, Rate, Report, Result, Tools, http_ask
 from .lesson import figure, table
 from .tasks import TaskStore, tool_schemas
 
@@ -50,12 +51,14 @@ class Lab:
 
         self._servers: dict[str, Any] = {}
         self._clients: dict[str, Any] = {}
+        self._counted: dict[str, Any] = {}
         self.ask: dict[str, Ask] = {}
         for name, file in models.items():
             server = serve(file, slots=1, threads=threads)
             self._servers[name] = server
             self._clients[name] = httpx.Client(base_url=server.url, **http_options(60, True))
             counted = httpx.Client(**http_options(60, True), headers={COUNTED: "1"})
+            self._counted[name] = counted
             ask = http_ask(server.url, server.model, seed=7, max_tokens=MAX_TOKENS, client=counted)
             self.ask[name] = remembered(ask)
 
@@ -80,6 +83,32 @@ class Lab:
         body = {"prompt": prompt, "n_predict": MAX_TOKENS, "temperature": 0, "seed": 7}
         reply = self.post("/completion", name, **body, n_probs=1, cache_prompt=False)
         return Writing(reply.raise_for_status().json())
+
+    def outcomes(self, cases: Sequence[Case], name: str = "main", **wish: Any) -> str:
+        """What comes back for cases when a request also has switches, counted in words.
+
+        Args:
+            cases: Whose messages and tools are sent.
+            name: The model.
+            **wish: The switches, such as ``tool_choice``.
+        """
+        found: Counter[str] = Counter()
+        url, model = self._servers[name].url, self._servers[name].model
+        for case in cases:
+            body = {"model": model, "messages": case.messages, "tools": tool_schemas(case.tools)}
+            limits = {**DECIDED, "max_tokens": MAX_TOKENS}
+            reply = self._counted[name].post(
+                f"{url}/v1/chat/completions", json=body | limits | wish
+            )
+            choice = reply.raise_for_status().json()["choices"][0]
+            calls, text = choice["message"].get("tool_calls"), choice["message"].get("content")
+            if choice["finish_reason"] == "length":
+                found["cut off"] += 1
+            elif calls:
+                found["several calls" if len(calls) > 1 else "one call"] += 1
+            else:
+                found["a call as text" if RAW_CALL.search(text or "") else "words"] += 1
+        return ", ".join(f"{what}: {n}" for what, n in sorted(found.items()))
 
     def stop(self) -> None:
         """Stop the servers."""
@@ -220,18 +249,29 @@ class Ladder(dict[str, Report]):
 
     def steps(self) -> None:
         """How far the answers of each rung get on the way to being right, as a table."""
-        rows = [
-            [
-                name,
-                f"{report.json_validity.correct} of {report.json_validity.n}",
-                f"{report.schema_validity.correct} of {report.schema_validity.n}",
-                f"{sum(map(right_tool, report.results))} of {len(report.results)}",
-                f"{report.overall.correct} of {report.overall.n}",
-            ]
-            for name, report in self.items()
-        ]
+        rows = []
+        for name, report in self.items():
+            tool = Rate(sum(map(right_tool, report.results)), len(report.results))
+            rates = (report.json_validity, report.schema_validity, tool, report.overall)
+            rows.append([name, *map(_with_interval, rates)])
         heads = ["rung", "valid JSON", "valid by schema", "right tool", "exactly right"]
-        table(rows, heads, caption="The first two of the answers with calls, the others of all")
+        told = "The first two of the answers with calls, the others of all; 95 % intervals"
+        table(rows, heads, caption=told)
+
+    def behaviours(self, *rungs: str) -> None:
+        """How many cases of each behaviour some rungs have exactly right, as a table."""
+        columns = [self[rung].categories for rung in rungs]
+        rows = [
+            [name, rate.n, *(_with_interval(column[name], of=False) for column in columns)]
+            for name, rate in columns[0].items()
+        ]
+        heads = ["behaviour", "cases", *rungs]
+        table(rows, heads, caption="Exactly right by behaviour, with 95 % intervals")
+
+
+def _with_interval(rate: Rate, of: bool = True) -> str:
+    low, high = rate.interval
+    return f"{rate.correct}{f' of {rate.n}' if of else ''} ({100 * low:.0f}-{100 * high:.0f} %)"
 
 
 # --- single cases --------------------------------------------------------------------------------

@@ -247,6 +247,15 @@ def _is_map(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
+def _as_map(thing: Any, **how: bool) -> dict[Any, Any] | None:
+    """A mapping or an SDK's object as a dictionary; None for anything else, however strange."""
+    try:
+        thing = thing.model_dump(**how) if hasattr(thing, "model_dump") else thing
+        return dict(thing) if _is_map(thing) else None
+    except Exception:
+        return None
+
+
 def _against_schema(name: str, given: dict[str, Any], parameters: Any) -> dict[str, Any]:
     import jsonschema
 
@@ -327,6 +336,8 @@ def _text(value: Any) -> str:
         return str(value)
     except ValueError:  # a number of more digits than Python is willing to write
         return "a number that is too long"
+    except Exception:  # a strange object
+        return f"a {type(value).__name__}"
 
 
 def _short(text: Any) -> str:
@@ -376,7 +387,7 @@ def mentioned_id(messages: Iterable[Mapping[str, Any]], argument: str = "task_id
         messages: The conversation so far.
         argument: The argument that holds the id.
     """
-    texts = [_said(m) for m in messages if m.get("role") in ("user", "tool")]
+    texts = [_said(m) for m in messages if _is_map(m) and m.get("role") in ("user", "tool")]
     numbers = {n for text in texts if '"error"' not in text for n in re.findall(r"\w+", text)}
 
     def check(call: ToolCall) -> str | None:
@@ -449,7 +460,7 @@ def asked_for_delete(
         asks: What asking looks like. A pattern of words errs in both directions; measure it.
             Words that take away a date, priority or status do not count.
     """
-    said = [_said(message) for message in messages if message.get("role") == "user"]
+    said = [_said(m) for m in messages if _is_map(m) and m.get("role") == "user"]
     asked = bool(said) and asks.search(_OF_A_FIELD.sub(" ", said[-1])) is not None
 
     def check(call: ToolCall) -> str | None:
@@ -505,11 +516,13 @@ def review(message: Any, tools: Sequence[Tool], checks: Iterable[Check] = ()) ->
         checks: As for :func:`validate_tool_call`.
     """
     checks = tuple(checks)
-    message = message.model_dump(exclude_none=True) if hasattr(message, "model_dump") else message
-    message = dict(message) if _is_map(message) else {"role": "assistant", "content": str(message)}
-    calls = message.get("tool_calls") or []
-    if not isinstance(calls, list | tuple):  # a careless server; it is refused below
-        message["tool_calls"] = calls = [calls]
+    read = _as_map(message, exclude_none=True)
+    message = {"role": "assistant", "content": _text(message)} if read is None else read
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list | tuple):  # a careless server; what is there is refused below
+        nothing = calls is None or (isinstance(calls, str | int | dict) and not calls)
+        calls = [] if nothing else [calls]
+        message |= {"tool_calls": calls} if calls else {}
     content = message.get("content")
     if not calls and isinstance(content, str) and (printed := list(_printed(content))):
         # A server that does not look for calls hands them through as words.
@@ -547,10 +560,8 @@ def feedback(reviewed: Review) -> list[Message]:
     """
     calls, results = [], []
     for number, call in enumerate(reviewed.message.get("tool_calls") or (), 1):
-        call = call.model_dump() if hasattr(call, "model_dump") else call
-        call = dict(call) if _is_map(call) else {}
-        function = call.get("function")
-        function = function if _is_map(function) else {}
+        call = _as_map(call) or {}
+        function = _as_map(call.get("function")) or {}
         name, arguments = function.get("name"), function.get("arguments")
         plain = {"name": name if isinstance(name, str) else "", "arguments": _sendable(arguments)}
         id = call.get("id") if isinstance(call.get("id"), str) else f"call_{number}"
@@ -625,7 +636,7 @@ def repair(
 
 
 def _call_of(call: Any) -> list[str]:
-    function = call.get("function", call) if _is_map(call) else getattr(call, "function", call)
-    if not _is_map(function):
-        function = getattr(function, "__dict__", {})
-    return [_text(function.get("name")), _text(function.get("arguments"))]
+    try:
+        return [_text(part) for part in _name_and_arguments(call)]
+    except Exception:  # a strange object, or a text that is no call
+        return [_text(call), ""]

@@ -136,6 +136,10 @@ def test_quotations():
     assert found.quote("takes a  name") == '"takes a name" (p 1.0, p.f)'
     with pytest.raises(CourseError, match="not in p"):
         found.quote("It takes an address.")
+    long = docs.Excerpt("p", "1.0", "p.f", "function", "so " * (docs.QUOTED + 1))
+    assert long.quote("so " * docs.QUOTED)
+    with pytest.raises(CourseError, match=f"at most {docs.QUOTED}"):
+        long.quote("so " * (docs.QUOTED + 1))
 
 
 # --- online -------------------------------------------------------------------------------------
@@ -171,6 +175,7 @@ def test_llms_txt(site, capsys, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     found = docs.llms_txt(site, only=["client"])
     assert found.text == "- [Clients](clients.md)"
+    assert docs.show(site, ["client"]) == found
     assert "as it is online now" in capsys.readouterr().out
     assert docs.llms_txt(f"{site}/llms.txt").text.startswith("# Project")
     for address, said in {f"{site}/none": "404", f"{site}/html": "web page"}.items():

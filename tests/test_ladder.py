@@ -8,7 +8,7 @@ import pytest
 
 from helpers import ladder as lad
 from helpers import notebooks
-from helpers.evaluation import Case, evaluate, load_cases
+from helpers.evaluation import Case, evaluate, load_cases, wilson
 from helpers.settings import MINI, MODEL
 from helpers.tasks import tool_schemas
 
@@ -53,6 +53,17 @@ def test_right_tools_and_harm(report):
     assert [lad.right_tool(result) for result in report.results] == [True, True, True, False, False]
     # The id of the wrong kind would have been refused; the other three would have been carried out.
     assert lad.wrongly_done(report) == 3
+
+
+def test_each_step_and_each_behaviour_has_its_interval(report, capsys):
+    ladder = lad.Ladder(one=report, two=report)
+    ladder.steps()
+    ladder.behaviours("one", "two")
+    shown = capsys.readouterr().out
+    low, high = (round(100 * bound) for bound in wilson(1, 5))
+    assert shown.count(f"1 ({low}-{high} %)") == 2  # by behaviour: one of five is right
+    assert shown.count(f"1 of 5 ({low}-{high} %)") == 2
+    assert "3 of 5" in shown  # the right tool
 
 
 def test_counts(report):
@@ -163,11 +174,26 @@ def test_the_lesson_s_counts_do_not_hang_on_the_number_of_threads():
     for threads in (1, 2, 4):
         lab = lad.Lab(threads=threads, main=MODEL, mini=MINI)
         try:
-            found.append(figures(lab, cases))
+            switched = [
+                case for case in load_cases("dev") if case.category in ("several", "refusal")
+            ]
+            found.append([figures(lab, cases), lab.outcomes(switched, tool_choice="required")])
         finally:
             lab.stop()
     assert len(cases) == 60
     assert found[1] == found[0] and found[2] == found[0]
+
+
+@pytest.mark.slow
+def test_what_switches_bring_about():
+    cases = load_cases("dev", "several")[:3]
+    lab = lad.Lab(main=MODEL)
+    try:
+        assert lab.outcomes(cases, tool_choice="none") == "a call as text: 3"
+        assert lab.outcomes(cases, max_tokens=5) == "cut off: 3"
+        assert "several calls" in lab.outcomes(cases)
+    finally:
+        lab.stop()
 
 
 def test_requests_of_the_lab_are_noted_under_the_model_s_own_name(tmp_path, monkeypatch):

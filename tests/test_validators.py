@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -500,13 +504,51 @@ def test_whatever_a_model_answers_repair_comes_to_an_end(answers):
     json.dumps(done.messages)
 
 
-def test_nothing_of_the_course_is_imported():
-    import ast
-    from pathlib import Path
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda: Explosive(),
+        lambda: {"tool_calls": Explosive()},
+        lambda: {"tool_calls": [Explosive()]},
+        lambda: {"tool_calls": [{"function": Explosive()}]},
+        lambda: {"content": Explosive()},
+    ],
+)
+def test_strange_answers_come_to_an_end_too(message):
+    found = review(message(), TOOLS, CHECKS)
+    assert all(isinstance(each, ToolCallError) for each in found.calls)
+    json.dumps(feedback(found))
+    done = repair(Script(message(), message(), message()), SAID, TOOLS, CHECKS)
+    json.dumps(done.messages)
 
-    tree = ast.parse(Path(validators.__file__).read_text(encoding="utf-8"))
-    names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
-    assert not any(name.startswith("helpers") for name in names)
+
+def test_a_conversation_may_hold_anything():
+    strange = [
+        None,
+        "task 7",
+        3,
+        {"role": "user"},
+        {"role": "user", "content": ["task", {"text": 1}]},
+    ]
+    assert mentioned_id(strange)(ToolCall("complete_task", {"task_id": 7}))
+    assert asked_for_delete(strange)(ToolCall("delete_task", {"task_id": 7}))
+
+
+def test_it_works_outside_of_the_course(tmp_path):
+    shutil.copy(validators.__file__, tmp_path / "alone.py")
+    code = """
+import sys
+sys.modules["helpers"] = None  # whoever imports it fails
+import alone
+tool = {"type": "function", "function": {"name": "f", "parameters": {
+    "type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}}}
+checks = [alone.mentioned_id([]), alone.asked_for_delete([]),
+          alone.clear_date(lambda text, today: today, lambda: None)]
+assert alone.review({"tool_calls": [{"name": "f", "arguments": {"id": 1}}]}, [tool], checks).ok
+assert not alone.review({"tool_calls": [{"name": "f", "arguments": "{"}]}, [tool]).ok
+"""
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": ""})
 
 
 # --- the failure clinic of L04 -------------------------------------------------------------------

@@ -177,8 +177,8 @@ def sdk_retries():
     return "max_retries is 2"
 
 
-@claim("fallback", "A LiteLLM router with `num_retries: 0` asks the next model as soon as the "
-                   "first one fails.")  # fmt: skip
+@claim("fallback", "A LiteLLM router with `num_retries: 0` asks the next model when the first one "
+                   "answers 500.")  # fmt: skip
 async def router():
     import logging
 
