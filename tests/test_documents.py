@@ -220,6 +220,24 @@ def test_how_minutes_are_counted(tmp_path):
     assert nbs.minutes(path) == pytest.approx(202 / 200 + 2 + 4)
 
 
+# --- spelling --------------------------------------------------------------------------------
+
+
+def spelled(*paths: Path) -> str:
+    """What codespell objects to; a word of theirs and a better one in each line."""
+    command = [sys.executable, "-m", "codespell_lib", *map(str, paths)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+
+
+def test_words_are_spelled():
+    assert spelled(Path(".")) == ""
+
+
+def test_a_misspelled_word_is_found(tmp_path):
+    (tmp_path / "page.md").write_text("A langauge model.\n".replace("langauge", "lang" + "auge"))
+    assert "language" in spelled(tmp_path / "page.md")
+
+
 # --- hooks -----------------------------------------------------------------------------------
 
 
