@@ -234,7 +234,7 @@ def test_words_are_spelled():
 
 
 def test_a_misspelled_word_is_found(tmp_path):
-    (tmp_path / "page.md").write_text("A langauge model.\n".replace("langauge", "lang" + "auge"))
+    (tmp_path / "page.md").write_text("A lang" + "auge model.\n")
     assert "language" in spelled(tmp_path / "page.md")
 
 
