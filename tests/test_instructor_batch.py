@@ -88,6 +88,43 @@ def test_another_endpoint_for_everything(lesson, tmp_path):
     assert values[4]["BACKEND"] == "http://127.0.0.1:9/v1"
 
 
+@pytest.mark.slow
+def test_one_command_compares_two_models(tmp_path):
+    """As INSTRUCTORS.md says: each model behind a proxy of its own, asked by the same lesson."""
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    from helpers.backend import serve
+    from helpers.settings import MINI
+
+    cells = [
+        new_code_cell('MODEL = "task-api-model"', metadata={"tags": ["parameters"]}),
+        new_code_cell(
+            "from helpers.clients import DETERMINISTIC, openai_client\n"
+            "from helpers.evaluation import load_cases, score\n"
+            "from helpers.tasks import tool_schemas\n"
+            "client, right = openai_client(), 0\n"
+            "for case in load_cases('dev', 'reference'):\n"
+            "    reply = client.chat.completions.create(model=MODEL, messages=case.messages,\n"
+            "        tools=tool_schemas(case.tools), max_tokens=100, **DETERMINISTIC)\n"
+            "    right += bool(score(case, reply))\n"
+            "print('right:', right)"
+        ),
+    ]
+    lesson = tmp_path / "L92_compare.ipynb"
+    nbformat.write(new_notebook(cells=cells), lesson)
+    out = tmp_path / "out"
+    with serve(MINI, alias="task-api-model") as small:
+        done = batch.run(
+            out, [str(lesson)], [["BACKEND", "llama.cpp"], ["BACKEND", small.url]], 300
+        )
+    assert all(run.fine for run in done), [run.problem or run.failed for run in done]
+    right = {}
+    for folder in (path for path in out.iterdir() if path.is_dir()):
+        said = json.loads((folder / lesson.name).read_text("utf-8"))["cells"][-1]["outputs"]
+        right["llama" in folder.name] = int(re.search(r"right: (\d+)", str(said))[1])
+    assert right[True] > right[False] + 5
+
+
 def test_a_name_or_a_kind_that_no_lesson_has_is_explained(lesson, tmp_path):
     with pytest.raises(CourseError, match="MODLE") as caught:
         batch.run(tmp_path / "out", [str(lesson)], [["MODLE", "x"]])

@@ -175,6 +175,7 @@ def run_one(path: Path, target: Path, parameters: dict[str, Any], timeout: int,
             cwd=str(path.parent),
             progress_bar=False,
             execution_timeout=timeout,
+            extra_arguments=["--log-level=ERROR"],  # a kernel's remarks would break the bar
             allow_errors=True,  # the cells after one that fails are run as well
         )
     except PapermillException:
