@@ -334,7 +334,8 @@ def rows(report: Report) -> Iterator[tuple[str, str]]:
     yield "requests", str(len(seconds))
     yield "struck by a fault", f"{sum(bool(row.faults) for row in report.rows)}"
     for name in FAULTS:
-        yield f"  {name}", str(report.struck.get(name, 0))
+        # By lot a port cannot be closed: the connection is reset before an answer begins.
+        yield f"  {name}{' (as a reset)' * (name == 'refuse')}", str(report.struck.get(name, 0))
     for who, count in sorted(report.by().items()):
         yield f"ended by {who}", str(count)
     yield "answered while a model lived", _counted(report.answered())

@@ -141,6 +141,8 @@ def model_ask(client: openai.OpenAI, model: str, **options: Any) -> Ask:
         LiteLLM proxy names in a header, else the reply's ``model``. ``instead_of`` says why, if
         that proxy fell back and was asked for its reasons (:data:`REASONS`); where one of them
         is the person's to mend, the function raises it, as if the proxy had not hidden it.
+        LiteLLM 1.106 itself has no setting that says on which errors to fall back. ``fallbacks``
+        and ``retries`` are the proxy's counts.
     """
     from .clients import DETERMINISTIC
 
@@ -157,6 +159,8 @@ def model_ask(client: openai.OpenAI, model: str, **options: Any) -> Ask:
             named = raw.headers.get("x-litellm-model-id")
             reply.answered_by = named or reply.model  # type: ignore[attr-defined]
             reply.instead_of = _reasons(raw)  # type: ignore[attr-defined]
+            for what in ("fallbacks", "retries"):
+                setattr(reply, what, int(raw.headers.get(f"x-litellm-attempted-{what}", 0)))
         return reply
 
     return ask
@@ -170,6 +174,8 @@ REASONS = {"cache_prompt": False, "include_fallback_errors": True}
 def _reasons(raw: Any) -> str:
     """What a proxy fell back from, in names of the SDK's classes, such as ``RateLimitError``.
 
+    What has no status, such as ``all_deployments_in_cooldown``, keeps the proxy's name.
+
     Raises:
         openai.APIStatusError: One of them must not fall back, see :func:`must_fall_back`.
     """
@@ -178,12 +184,16 @@ def _reasons(raw: Any) -> str:
 
     names = []
     for told in json.loads(raw.headers.get("x-litellm-fallback-errors", "[]")):
-        status = int(told.get("code") or 500)
+        if not told.get("code"):
+            names.append(told["type"])
+            continue
+        status = int(told["code"])
         kind = _KINDS.get(status) or (_KINDS[500] if status > 500 else "APIStatusError")
         if kind != _KINDS[408]:
             response = httpx.Response(status, request=raw.http_response.request)
             problem = getattr(openai, kind)(told.get("message", ""), response=response, body=told)
             if not must_fall_back(problem):
+                problem.fallbacks = int(raw.headers.get("x-litellm-attempted-fallbacks", 1))
                 raise problem
         names.append(kind)
     return ", ".join(names)
@@ -329,6 +339,8 @@ class Attempt:
         why: For a failure its class, or what was wrong with the answer; for an answer, what a
             proxy fell back from.
         by: Who answered, where that is somebody else: a proxy may fall back by itself.
+        fallbacks: How many further models a proxy asked in this attempt.
+        retries: How often it asked one of them again; LiteLLM 1.106 says 0 after a fallback.
         refused: An answer came, and it was of no use.
         began: Seconds since the request came.
         seconds: How long it took.
@@ -338,20 +350,25 @@ class Attempt:
     outcome: str = "answered"
     why: str = ""
     by: str = ""
+    fallbacks: int = 0
+    retries: int = 0
     refused: bool = False
     began: float = 0.0
     seconds: float = 0.0
 
     def answered(self, reply: Any) -> None:
-        """Note who answered, and, where a proxy fell back, why; both from :func:`model_ask`."""
+        """Note who answered, and, where a proxy fell back, why and how often: :func:`model_ask`."""
         self.by = getattr(reply, "answered_by", "")
         self.why = getattr(reply, "instead_of", "")
+        self.fallbacks = getattr(reply, "fallbacks", 0)
+        self.retries = getattr(reply, "retries", 0)
 
     def __str__(self) -> str:
         if self.outcome != "answered":
             return f"{self.model}: {self.why or self.outcome}"
         by = f" by {self.by}" if self.by not in ("", self.model) else ""
-        return f"{self.model}: {f'{self.why}, ' if self.why else ''}answered{by}"
+        why = self.why or ("a fallback" if self.fallbacks else "")
+        return f"{self.model}: {f'{why}, ' if why else ''}answered{by}"
 
 
 @dataclass
@@ -384,6 +401,7 @@ class Trace:
             attempt.outcome = "failed"
             attempt.refused = isinstance(error, BadAnswer)
             attempt.why = str(error) if attempt.refused else type(error).__name__
+            attempt.fallbacks = getattr(error, "fallbacks", 0)
             raise
         finally:
             attempt.seconds = clock() - self._start - attempt.began

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .evaluation import Answer, Call, Case, Rate, score
 from .faults import FAULTS, FaultProxy
-from .resilience import Ask, Outcome, Tools, Trace
+from .resilience import Ask, Attempt, Outcome, Tools, Trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -277,6 +277,7 @@ def _ids(outcome: Outcome, tool: str) -> set[int]:
 # Distinguishable with every kind of colour vision (Okabe and Ito, 2008), and by their hatch.
 _LOOKS = {
     "answered": ("#0072b2", ""),
+    "answered after a fallback": ("#56b4e9", "\\\\"),
     "failed": ("#d55e00", "////"),
     "waiting": ("#999999", "...."),
     "told": ("#cc79a7", "xxxx"),
@@ -304,7 +305,7 @@ def timeline(traces: Sequence[Trace], labels: Sequence[str] | None = None) -> tu
     for place, trace in enumerate(traces):
         end = 0.0
         for attempt in trace.attempts:
-            colour, hatch = _LOOKS[attempt.outcome]
+            colour, hatch = _LOOKS[_look(attempt)]
             left, width = max(attempt.began, end), max(attempt.seconds, least)
             ax.barh(place, width, left=left, height=0.55, color=colour, hatch=hatch,
                     edgecolor="white")  # fmt: skip
@@ -317,7 +318,7 @@ def timeline(traces: Sequence[Trace], labels: Sequence[str] | None = None) -> tu
     ax.set_xlim(0, axis)
     ax.set_ylim(len(traces) - 0.4, -1.1)
     ax.set_xlabel("seconds since the request")
-    used = {attempt.outcome for trace in traces for attempt in trace.attempts}
+    used = Counter(_look(attempt) for trace in traces for attempt in trace.attempts)
     ax.legend(
         handles=[
             Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=name)
@@ -330,11 +331,17 @@ def timeline(traces: Sequence[Trace], labels: Sequence[str] | None = None) -> tu
         ax.spines[side].set_visible(False)
     tries = Counter(len(trace.attempts) for trace in traces)
     told = ", ".join(f"{n} with {_times(k)}" for k, n in sorted(tries.items()))
-    failed = sum(a.outcome == "failed" for trace in traces for a in trace.attempts)
+    passed = used["answered after a fallback"]
+    behind = f"{passed} answered after a fallback of the proxy and hatched; " if passed else ""
     return fig, (
-        f"Timeline of {len(traces)} requests, one bar for each attempt, {failed} of them failed "
-        f"and hatched; {told}; a dashed line at the deadline."
+        f"Timeline of {len(traces)} requests, one bar for each attempt, {used['failed']} of them "
+        f"failed and hatched; {behind}{told}; a dashed line at the deadline."
     )
+
+
+def _look(attempt: Attempt) -> str:
+    behind = attempt.outcome == "answered" and attempt.fallbacks
+    return "answered after a fallback" if behind else attempt.outcome
 
 
 def _times(count: int) -> str:

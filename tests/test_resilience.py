@@ -143,7 +143,7 @@ def test_the_header_of_a_proxy_names_the_deployment():
         ([], "", None),
         (["500"], "InternalServerError", None),
         (["408", "503", "429"], "APITimeoutError, InternalServerError, RateLimitError", None),
-        ([None], "InternalServerError", None),
+        ([None], "all_deployments_in_cooldown", None),
         (["400"], "", openai.BadRequestError),
         (["500", "401"], "", openai.AuthenticationError),
         (["418"], "", openai.APIStatusError),
@@ -152,18 +152,25 @@ def test_the_header_of_a_proxy_names_the_deployment():
 def test_what_a_proxy_fell_back_from_is_told_and_what_it_must_not_hide_is_raised(
     codes, reason, raised
 ):
-    told = json.dumps([{"message": "m", "type": "t", "param": None, "code": c} for c in codes])
+    told = json.dumps([
+        {"message": "m", "type": "all_deployments_in_cooldown", "param": None, "code": code}
+        for code in codes
+    ])  # fmt: skip
 
     class FellBack(HostedStandIn):
         def _answer(self, reply, request):
-            headers = {"x-litellm-model-id": "spare", "x-litellm-fallback-errors": told}
+            headers = {"x-litellm-model-id": "spare", "x-litellm-fallback-errors": told,
+                       "x-litellm-attempted-fallbacks": str(len(codes)),
+                       "x-litellm-attempted-retries": "2"}  # fmt: skip
             reply.json(completion("Hi.").model_dump(), headers=headers)
 
     with FellBack(key=None) as server, client(server.url) as sdk:
         ask = model_ask(sdk, "big", extra_body=REASONS)
         if raised:
-            with pytest.raises(raised):
+            trace = Trace("Hi")
+            with pytest.raises(raised), trace.attempt("proxy"):
                 ask("Hi", TOOLS, 10)
+            assert trace.attempts[0].fallbacks == len(codes)
             return
         trace = Trace("Hi")
         with trace.attempt("proxy") as attempt:
@@ -172,6 +179,13 @@ def test_what_a_proxy_fell_back_from_is_told_and_what_it_must_not_hide_is_raised
     because = f"{reason}, " if reason else ""
     assert trace.line() == f"proxy: {because}answered by spare"
     assert (trace.by, trace.attempts[0].why) == ("spare", reason)
+    (noted,) = trace.to_dict()["attempts"]
+    assert (noted["fallbacks"], noted["retries"]) == (len(codes), 2)
+
+
+def test_a_fallback_without_a_reason_is_noted_all_the_same():
+    attempt = resilience.Attempt("proxy", by="spare", fallbacks=1)
+    assert Trace("Hi", attempts=[attempt]).line() == "proxy: a fallback, answered by spare"
 
 
 def test_model_ask_keeps_to_the_seconds():
@@ -232,7 +246,7 @@ def test_litellm_falls_back_to_the_hosted_model_in_its_own_wire_shape(tmp_path):
             proxy.wait_ready(litellm, 300)
             reply = model_ask(sdk, "big", extra_body=REASONS)("Finish task 14", TOOLS, 60)
     assert (reply.answered_by, calls_in(reply)) == ("gpt-4o-mini", [FINISH])
-    assert reply.instead_of == "InternalServerError"
+    assert (reply.instead_of, reply.fallbacks) == ("InternalServerError", 1)
     (request,) = [r for r in server.requests if r.path.endswith("/chat/completions")]
     assert request.headers["authorization"] == "Bearer sk-person"
     assert set(request.body) == {"model", "messages", "tools", "temperature", "seed"}

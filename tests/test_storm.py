@@ -235,6 +235,7 @@ def test_the_figures_of_a_storm():
     assert report.late() == [rows[5]]
     shown = dict(endurance.rows(report))
     assert shown["answered while a model lived"] == "5 of 5 (100.0%)"
+    assert {"  refuse (as a reset)", "  hang"} <= shown.keys()
     assert shown["wrong but valid calls, not carried out"] == "1 of 2 (50.0%)"
     assert shown["waited in the outbox / left in it"] == "1 / 0"
 
@@ -270,6 +271,20 @@ def test_timeline():
     # A second cue beside the colour.
     assert [bool(bar.get_hatch()) for bar in ax.patches] == [False, True, False]
     storm.timeline([trace(), trace(Attempt("outbox", "waiting"), Attempt("person", "told"))])
+
+
+def test_a_fallback_of_the_proxy_can_be_seen_in_the_timeline():
+    passed = trace(Attempt("proxy", why="APITimeoutError", by="small", fallbacks=1, seconds=0.1))
+    fig, alt = storm.timeline([passed, trace(Attempt("proxy", seconds=0.1))])
+    assert "1 answered after a fallback of the proxy and hatched" in alt
+    (ax,) = fig.axes
+    assert ax.texts[0].get_text() == "proxy: APITimeoutError, answered by small"
+    bars = ax.patches[:2]
+    assert [bool(bar.get_hatch()) for bar in bars] == [True, False]
+    assert bars[0].get_facecolor() != bars[1].get_facecolor()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "answered", "answered after a fallback",
+    ]  # fmt: skip
 
 
 def test_short_attempts_can_be_seen_and_long_lines_end_before_the_deadline():
