@@ -36,7 +36,9 @@ SCREENSHOTS = WORK / "screenshots"
 SIZE = {"width": 1280, "height": 800}
 PATIENCE = 300_000  # ms; for a whole lesson on a machine that has other work too
 GROWN = Path("skills/agent-integration")
-BY_HAND = 5  # cells that are run one by one before Run All Cells
+BY_HAND = 5  # cells that are run one by one before all of them
+STEPPED = ("L01", "L02", "L03")  # lessons of which every cell is then run with the keyboard
+DARK = ("L01", "L04")  # lessons with widgets and plots that are also looked at in the dark theme
 
 pytestmark = [
     pytest.mark.slow,
@@ -206,8 +208,12 @@ def cells(page: Page) -> list[dict[str, Any]]:
     return page.evaluate(f"{PANEL}.context.model.toJSON().cells")
 
 
-def run_like_a_learner(page: Page) -> None:
-    """The first cells one by one with the keyboard, then all from the menu; wait for the end.
+def run_like_a_learner(page: Page, step: bool) -> None:
+    """The first cells one by one with the keyboard, then all of them; wait for the end.
+
+    Args:
+        page: With the notebook.
+        step: All of them with the keyboard, too; else from the menu.
 
     Raises:
         AssertionError: When a cell ends in an error that is not meant to be there.
@@ -216,7 +222,13 @@ def run_like_a_learner(page: Page) -> None:
     page.locator(".jp-Notebook .jp-Cell").first.click()
     for _ in range(BY_HAND):
         page.keyboard.press("Shift+Enter")
-    choose(page, "Run", "Run All Cells")
+    if step:
+        show(page, 0)
+        page.locator(".jp-Notebook .jp-Cell").first.click()
+        for _ in code[:-1]:
+            page.keyboard.press("Shift+Enter")
+    else:
+        choose(page, "Run", "Run All Cells")
     # The kernel counts on, so these numbers cannot be the ones that the file came with.
     first = sum(code[:BY_HAND]) + 1
     page.wait_for_function(
@@ -297,7 +309,7 @@ def test_lab_opens_on_the_first_lesson(lab, visit):
 def test_lesson_runs_as_a_learner_runs_it(lab, visit, name):
     page = visit.page
     open_notebook(page, lab, name)
-    run_like_a_learner(page)
+    run_like_a_learner(page, name.startswith(STEPPED))
     try:
         draws = drawn(cells(page))
         # Widgets may come from a helper, so the file tells where they are, not the source.
@@ -307,6 +319,8 @@ def test_lesson_runs_as_a_learner_runs_it(lab, visit, name):
         for index in draws:
             use_widgets(page, index, name[:3])
         photograph(page, name[:3])
+        if name.startswith(DARK):
+            assert_readable_in_the_dark(page, name[:3])
     finally:
         # What the lesson started ends with its kernel.
         page.evaluate(f"{PANEL}.sessionContext.shutdown()")
@@ -367,6 +381,17 @@ def use_widgets(page: Page, index: int, name: str) -> None:
         )
 
 
+def assert_readable_in_the_dark(page: Page, name: str) -> None:
+    """No text is pale in the dark theme; the light one is back afterwards."""
+    for theme, light in (("JupyterLab Dark", "false"), ("JupyterLab Light", "true")):
+        choose(page, "Settings", "Theme", theme)
+        page.wait_for_selector(f"body[data-jp-theme-light={light}]", state="attached")
+        page.wait_for_timeout(1000)
+        if light == "false":
+            photograph(page, f"{name}-dark")
+            assert page.evaluate(PALE, 3) == []
+
+
 # Text whose colour is hard to tell from its ground. WCAG asks for 4.5; JupyterLab's own dark
 # theme does not reach that everywhere, so this looks for what nobody could read.
 PALE = """least => {
@@ -398,9 +423,5 @@ PALE = """least => {
 def test_lessons_can_be_read_in_the_dark_theme(lab, visit):
     page = visit.page
     open_notebook(page, lab, LESSONS[0])
-    choose(page, "Settings", "Theme", "JupyterLab Dark")
-    page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
-    page.wait_for_timeout(1000)
-    photograph(page, f"{LESSONS[0][:3]}-dark")
-    assert page.evaluate(PALE, 3) == []
+    assert_readable_in_the_dark(page, LESSONS[0][:3])
     assert visit.strangers == []
