@@ -118,9 +118,11 @@ def _get(url: str, key: str, timeout: float) -> tuple[int, bytes]:
     # A web proxy of this machine leads to other machines and must not come between on this one.
     proxies = None if is_remote(url) else {}
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        with opener.open(urllib.request.Request(url, headers=headers), timeout=timeout) as answer:
+        request = urllib.request.Request(url)
+        if key:  # not sent on to wherever that server redirects
+            request.add_unredirected_header("Authorization", f"Bearer {key}")
+        with opener.open(request, timeout=timeout) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:

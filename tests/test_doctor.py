@@ -15,7 +15,7 @@ from threading import Thread
 
 import pytest
 
-from helpers import doctor, settings
+from helpers import doctor, external, settings
 from helpers.doctor import NOTE, OK, PROBLEM
 
 CLEAN = ("BACKEND", "BACKEND_KEY", "HOSTED", "OPENAI_API_KEY", "OLLAMA_HOST", "COURSE_TODAY")
@@ -171,6 +171,29 @@ def test_another_server_is_tried_with_its_key(monkeypatch):
         assert states(doctor._settings) == [OK, OK, OK]
     silent = list(doctor._settings())[-1]
     assert silent.state == PROBLEM and "nothing answers" in silent.text
+
+
+def test_a_key_is_not_sent_on_to_where_a_server_redirects(monkeypatch):
+    from helpers.standins import HostedStandIn
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", other.url + "/models")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    Thread(target=server.serve_forever, daemon=True).start()
+    with HostedStandIn(key="secret") as other:
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        assert external.problem("openai", url, "secret").kind == "key"
+        assert [r.headers.get("authorization") for r in other.requests] == [None]
+    server.shutdown()
+    server.server_close()
 
 
 def test_memory_is_known():
