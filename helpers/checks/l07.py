@@ -135,29 +135,43 @@ def fit(function: Callable[..., Any]) -> str:
     short = talk(2)
     got = _fitted(function, short, 1000)
     if got != short:
-        raise Hint("What fits stays as it is.", on="two exchanges and room for ten")
+        raise Hint("What fits stays as it is.", on="Two exchanges and room for ten",
+                   expected=_size(short), got=_size(got))  # fmt: skip
     for turns, most in ((12, 300), (12, 120), (30, 640)):
         items = talk(turns)
         got = _fitted(function, items, most)
-        on = f"{turns} exchanges and room for {most} tokens"
+        came = {"on": f"{turns} exchanges and room for {most} tokens", "got": _size(got)}
         if got[-4:] != items[-4:]:
-            raise Hint("The last exchange is what the person has just said; it must stay.", on=on)
+            why = "The last exchange is what the person has just said; it must stay."
+            raise Hint(why, **came, expected="an end that is the last exchange")
         if cost(got) > most:
-            raise Hint("That is still too much: cost(kept) must not exceed most.", on=on)
+            why = "That is still too much: cost(kept) must not exceed most."
+            raise Hint(why, **came, expected=f"{most} tokens at most")
         if got[0].get("role") != "user":
-            raise Hint("Drop whole exchanges: the first item is a call, or a result without its "
-                       "call, and servers refuse that.", on=on)  # fmt: skip
+            why = ("Drop whole exchanges: the first item is a call, or a result without its call, "
+                   "and servers refuse that.")  # fmt: skip
+            raise Hint(why, **came, expected="a beginning that a person said")
         if got != items[-len(got) :]:
-            raise Hint("Keep the end of the conversation, in its order.", on=on)
+            why = "Keep the end of the conversation, in its order."
+            raise Hint(why, **came, expected="items that stood one behind the other")
         longer = items[-len(got) - 4 :]
         if len(longer) > len(got) and cost(longer) <= most:
-            raise Hint("One exchange more would have fitted.", on=on)
+            raise Hint("One exchange more would have fitted.", **came, expected=_size(longer))
     huge = talk(3, words=600)
-    if _fitted(function, huge, 200) != huge[-4:]:
-        raise Hint("The last exchange stays, even where it alone is too much.", on="huge exchanges")
-    if _fitted(function, [], 200) != []:
-        raise Hint("Nothing was said yet: return an empty list.", on="an empty conversation")
+    got = _fitted(function, huge, 200)
+    if got != huge[-4:]:
+        why = "The last exchange stays, even where it alone is too much."
+        raise Hint(why, on="Huge exchanges", expected=_size(huge[-4:]), got=_size(got))
+    got = _fitted(function, [], 200)
+    if got != []:
+        why = "Nothing was said yet: return an empty list."
+        raise Hint(why, on="An empty conversation", expected=[], got=got)
     return "Whole exchanges leave, oldest first, and no more of them than must."
+
+
+def _size(items: list[dict[str, Any]]) -> str:
+    """Items in a few words: whole ones would bury the sentence."""
+    return f"{len(items)} items of {cost(items)} tokens"
 
 
 def _fitted(function: Callable[..., Any], items: list[dict[str, Any]], most: int) -> list[Any]:
