@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers import settings
+from helpers import notebooks, settings
 from helpers.mcp_server import connect
 
 if TYPE_CHECKING:
@@ -115,6 +115,9 @@ def knock(server: FastMCP, token: str, body: Any = HELLO, **headers: str) -> int
 
 
 # --- is the model worth it? ------------------------------------------------------------------
+
+# For requests whose answers a lesson only counts: not one of them is shown.
+COUNTED = {"extra_headers": {notebooks.COUNTED: "1"}}
 
 # Sentences as a lesson's author writes them, and the task that each of them means.
 _PLAIN = {

@@ -459,7 +459,7 @@ def test_nothing_outlives_a_run_of_the_tests(tmp_path, ending, code):
     env = {
         **settings.scrubbed(os.environ),
         "COURSE_WORK": str(work),
-        "PYTHONPATH": os.pathsep.join([str(settings.ROOT), str(tests)]),
+        "PYTHONPATH": os.pathsep.join([str(tests), str(settings.ROOT)]),
     }
     env = {name: value for name, value in env.items() if not name.startswith("PYTEST")}
     # A folder, as in the whole run: for that, conftest starts the services and gives them back.
