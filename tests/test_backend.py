@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -173,6 +174,19 @@ def test_same_answers_on_any_number_of_threads_and_when_busy():
     for model in (settings.MODEL, settings.MINI):
         requests = BUILT_IN + [r for r in found.values() if r["model"] == model]
         assert steady.differences(requests, threads=(1, 2, 4), busy=True, model=model) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is not GCC's OpenMP")
+def test_threads_do_not_hold_on_to_cores_that_others_want(monkeypatch, tmp_path):
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "VERBOSE")
+    seen = {}
+    for own in (None, "77"):
+        if own:
+            monkeypatch.setenv("GOMP_SPINCOUNT", own)
+        with backend.serve(threads=2, log=tmp_path / f"{own}.log"):
+            log = (tmp_path / f"{own}.log").read_text()
+        seen[own] = re.search(r"GOMP_SPINCOUNT = '(\d+)'", log)[1]
+    assert seen == {None: backend.SPINS, "77": "77"}
 
 
 def test_a_difference_is_seen(monkeypatch):
