@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument(
         "--surface",
-        choices=("core", "rest", "cli", "mcp"),
+        choices=("core", "rest", "cli", "mcp", "mcp-request"),
         default="core",
         help="with scenarios: how the agent is reached",
     )

@@ -452,7 +452,11 @@ def summary(actions: Sequence[Action]) -> str:
 
 # --- the server ------------------------------------------------------------------------------
 
-_LIMITS = {"title": MAX_TITLE, "due": 100, "request": MAX_REQUEST, "text": MAX_REQUEST}
+_LIMITS = {
+    "title": MAX_TITLE,
+    "due": 100,
+    **dict.fromkeys(("request", "text", "message"), MAX_REQUEST),
+}
 
 
 def build(
@@ -844,7 +848,7 @@ def main(arguments: Sequence[str] | None = None, server: "FastMCP | None" = None
     quiet()
     try:
         if options.module:
-            server = _exported(options.module)
+            server = exported(options.module)
         if not options.http:
             (server or build()).run(transport="stdio", show_banner=False)
             return
@@ -866,11 +870,28 @@ def main(arguments: Sequence[str] | None = None, server: "FastMCP | None" = None
         pass
 
 
-def _exported(path: Path) -> Any:
-    """The server of an exported module."""
+def exported(path: Path) -> Any:
+    """The server of an exported module.
+
+    Raises:
+        CourseError: There is no such file, or it makes no server.
+    """
     import runpy
 
-    return runpy.run_path(str(path), run_name="task_server")["mcp"]
+    if not path.is_file():
+        raise CourseError(
+            f"There is no server at {path}.",
+            "It is a file that lesson L05 exports.",
+            "Run L05, or leave the path out for the course's own server.",
+        )
+    made = runpy.run_path(str(path), run_name="task_server")
+    if "mcp" not in made:
+        raise CourseError(
+            f"{path.name} makes no server.",
+            "A server module has one by the name of mcp.",
+            "Export it again, with the last cells of L05.",
+        )
+    return made["mcp"]
 
 
 def __getattr__(name: str) -> Any:

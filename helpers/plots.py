@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .confidence import Calibration
     from .evaluation import Rate, Report
+    from .scenarios import EndStates
 
 # Distinguishable with every kind of colour vision (Okabe and Ito, 2008).
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#666666"
@@ -186,6 +187,40 @@ def reliability(calibrations: Sequence[Calibration]) -> tuple[Figure, str]:
         )
     alt = "Reliability: how often a call is right against the probability that was reported. "
     return fig, alt + "; ".join(described) + "."
+
+
+def conversations(states: EndStates) -> tuple[Figure, str]:
+    """How many conversations ended right, by number of turns, and what single requests predict."""
+    rates = states.by_turns
+    fig, (ax,) = _figure(7, 3.6)
+    spreads = [_spread(rate) for rate in rates.values()]
+    ax.errorbar(
+        list(rates),
+        [100 * rate.rate for rate in rates.values()],
+        yerr=[[low for low, _ in spreads], [high for _, high in spreads]],
+        fmt="o",
+        color=BLUE,
+        capsize=3,
+        label="ended right (line: 95 % interval)",
+    )
+    for turns, rate in rates.items():
+        text = f"{rate.correct} of {rate.n}"
+        ax.annotate(text, (turns, 100 * rate.rate), (9, 0), textcoords="offset points", va="center")
+    parts = [f"{turns} {rate.correct} of {rate.n}" for turns, rate in rates.items()]
+    alt = f"Conversations that ended right, by turns: {', '.join(parts)}"
+    if states.single:
+        predicted = {turns: 100 * (states.predicted(turns) or 0.0) for turns in rates}
+        label = "predicted from single requests"
+        ax.plot(list(predicted), list(predicted.values()), "s--", color=ORANGE, label=label)
+        told = [f"{turns} {share:.0f} %" for turns, share in predicted.items()]
+        alt += f". Predicted from single requests: {', '.join(told)}"
+    ax.set_xticks(list(rates))
+    ax.margins(x=0.12)
+    ax.set_ylim(0, 105)
+    ax.set_xlabel("turns of the conversation")
+    ax.set_ylabel("ended right, in %")
+    ax.legend(loc="lower left", frameon=False)
+    return fig, alt + "."
 
 
 def learning(data: Mapping[str, Any]) -> tuple[Figure, str]:

@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from . import plots
 from .evaluation import SETS, Rate, _match, load_cases, same
+from .notebooks import unrecorded
 from .settings import MODEL, CourseError
 from .tasks import Priority, Status, TaskStore, call_tool
 
@@ -324,7 +325,7 @@ async def run(
     results = []
     for scenario in scenarios:
         path = folder / scenario.id / "tasks.sqlite" if folder else ":memory:"
-        with scenario.store(path) as store:
+        with scenario.store(path) as store, unrecorded():
             results.append(await _play(scenario, store, open_agent))
         if progress:
             progress(len(results), len(scenarios))
@@ -678,8 +679,42 @@ def _cli(models: Any, url: str, model: str, folder: Path) -> Open:
 
 
 def _mcp(models: Any, url: str, model: str, folder: Path) -> Open:
-    """``handle_request`` for each turn. It has no memory of its own: a client that talks to it
-    is an agent itself, and keeps the conversation."""
+    """``ask_agent`` for each turn, in the scenario's own conversation."""
+    from . import mcp_server
+
+    mcp_server.quiet()
+    from .agent.over_mcp import add_agent
+    from .agent.service import Config, Service
+
+    @asynccontextmanager
+    async def open_agent(store: TaskStore, scenario: Scenario) -> AsyncIterator[Agent]:
+        server = mcp_server.build(mcp_server.Config(model_url=url, model=model), store)
+        service = Service(Config(dir=folder / scenario.id), models=models, store=store)
+        add_agent(server, service)
+        async with mcp_server.connect(server) as client:
+
+            async def turn(text: str) -> Any:
+                result = await client.call_tool(
+                    "ask_agent",
+                    {"message": text, "conversation": scenario.id},
+                    raise_on_error=False,
+                )
+                if result.is_error:  # nothing was done, and the text says why
+                    return result.content[0].text
+                return SimpleNamespace(**result.structured_content)
+
+            try:
+                yield SimpleNamespace(turn=turn)
+            finally:
+                service.sessions.close()
+                service.outbox.close()
+
+    return open_agent
+
+
+def _mcp_request(models: Any, url: str, model: str, folder: Path) -> Open:
+    """``handle_request`` of L05 for each turn. It has no memory: a client that talks to it is
+    an agent itself, and keeps the conversation."""
     from . import mcp_server
 
     mcp_server.quiet()
@@ -707,4 +742,5 @@ SURFACES: Mapping[str, Callable[[Any, str, str, Path], Open]] = {
     "rest": _rest,
     "cli": _cli,
     "mcp": _mcp,
+    "mcp-request": _mcp_request,
 }

@@ -28,7 +28,9 @@ def test_bench_measures_everything(tmp_path, capsys):
     assert set(result["mcp"]) == {"in process", "stdio", "HTTP"}
     for figures in result["mcp"].values():
         assert figures["list_tasks"]["n"] == figures["handle_request"]["n"] == 3
-        assert 0 < figures["model_share"] <= 1
+        # Noise can make this more than 1: what is tested is what it is made of.
+        parts = [figures[name]["median_ms"] for name in ("model", "handle_request")]
+        assert figures["model_share"] == round(parts[0] / parts[1], 3) > 0
     resilience = result["resilience"]
     assert resilience["pairs"] == 4
     assert resilience["resilient_ms"] > 0

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import bootstrap, cli, measure, scenarios
+from helpers import bootstrap, cli, measure, plots, scenarios
 from helpers.dates import parse_due
 from helpers.evaluation import SETS, Rate
 from helpers.scenarios import (
@@ -297,6 +297,26 @@ def states(right: dict[int, tuple[int, int]], single: Rate | None) -> EndStates:
     return EndStates(results, "some model", single)
 
 
+def test_a_picture_says_in_text_what_it_shows():
+    fig, alt = plots.conversations(states({1: (3, 4), 3: (1, 2)}, Rate(8, 10)))
+    assert "by turns: 1 3 of 4, 3 1 of 2. Predicted from single requests: 1 80 %, 3 51 %." in alt
+    assert [text.get_text() for text in fig.axes[0].texts] == ["3 of 4", "1 of 2"]
+    assert "Predicted" not in plots.conversations(states({1: (3, 4)}, None))[1]
+
+
+def test_requests_of_a_scenario_are_not_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_RECORD", str(tmp_path / "requests.jsonl"))
+    seen = []
+
+    class Asks(Reference):
+        async def turn(self, text):
+            seen.append(os.environ.get("COURSE_RECORD"))
+            return await super().turn(text)
+
+    play(ALL[:1], Asks)
+    assert seen == [None] and os.environ["COURSE_RECORD"]
+
+
 def test_the_prediction_is_the_power_of_single_calls():
     report = states({1: (9, 10), 3: (8, 10)}, Rate(9, 10))
     assert report.by_turns == {1: Rate(9, 10), 3: Rate(8, 10)}
@@ -489,7 +509,7 @@ def test_every_surface_reaches_the_store_and_the_conversation(surface):
     assert [said.error for said in result.turns] == ["", ""]
     assert states.name == f"m, {surface}"
     sent = [json.dumps(request.body["messages"]) for request in server.requests]
-    if surface == "mcp":  # it has no memory, and so must not guess what "it" is
+    if surface == "mcp-request":  # it has no memory, and so must not guess what "it" is
         assert result.tasks[0]["priority"] == "low"
         assert "Finish task 1" not in sent[-1]
     else:

@@ -5,7 +5,7 @@
 ``models``      who is asked, in which order, and who answered
 ``core``        one turn: guard, model, checked tools, an answer that claims only what happened
 ``service``     what the surfaces share: tasks, conversations, the outbox, limits, counters
-``cli`` ``rest``  the command line and the web; the third surface is :mod:`helpers.mcp_server`
+``cli`` ``rest`` ``over_mcp``  the surfaces: command line, web, MCP
 ``criteria``    the specification as checks, run against any of them, near or far
 ``export``      all of it as a folder that runs without a notebook
 

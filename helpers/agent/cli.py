@@ -2,7 +2,7 @@
 
 ::
 
-    python -m helpers.agent serve             # on the web: REST, a page, MCP beside it
+    python -m helpers.agent serve             # on the web: REST, and a page
     python -m helpers.agent "finish task 3"   # one request
     python -m helpers.agent                   # a conversation
     python -m helpers.agent --json "…"        # for programs: one JSON object per request
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, parts: Parts | None = None) -> 
         if options.parts:
             parts = load_parts(options.parts)
         if options.words == ["mcp"]:
-            return _mcp()
+            return _mcp(Config.from_env(), parts)
         config = Config.from_env()
         if options.words == ["serve"]:
             return _serve(config, parts, send)
@@ -198,9 +198,8 @@ def _serve(config: Config, parts: Parts | None, send: Any) -> int:
     return 0
 
 
-def _mcp() -> int:
-    """The MCP surface (L05) over the same tasks."""
-    config = Config.from_env()
+def _mcp(config: Config, parts: Parts | None) -> int:
+    """The tools of L05 over the same tasks, and the agent itself."""
     given = {
         "TASKS_DB": str(config.dir / "tasks.sqlite"),
         "TASKS_MODEL_URL": config.model_url,
@@ -211,5 +210,11 @@ def _mcp() -> int:
     os.environ.update({name: value for name, value in given.items() if value})
     from helpers import mcp_server
 
-    mcp_server.main([])
+    mcp_server.quiet()
+    from helpers.agent.over_mcp import add_agent
+
+    server = mcp_server.exported(Path(config.mcp)) if config.mcp else mcp_server.build()
+    service = Service(config, parts)
+    add_agent(server, service)
+    mcp_server.main([], server)
     return 0

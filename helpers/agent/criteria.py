@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import settings
+from helpers.notebooks import unrecorded
 
 if TYPE_CHECKING:
     import httpx
@@ -355,19 +356,28 @@ def _run(agent: Deployment, request: str) -> dict[str, Any]:
         raise Broken(f"status {done.returncode}: {last[:200]}") from None
 
 
-@criterion("surfaces", "MCP offers the same tasks to other assistants")
+@criterion("surfaces", "MCP offers the same tasks, and the same agent, to other assistants")
 async def over_mcp(agent: Deployment) -> None:
     from helpers import mcp_server
 
-    number = await agent.task("over MCP")
+    one, other = await agent.task("over MCP"), await agent.task("by asking over MCP")
     exported = settings.WORK / "l05" / "task_server.py"  # the learner's own, made in L05
-    module = exported if exported.is_file() else ""
-    launch = mcp_server.launch(agent.dir / "tasks.sqlite", module)
+    own = {"AGENT_MCP": str(exported)} if exported.is_file() else {}
+    command, *args = agent.command
+    env = {**mcp_server.environment(agent.dir / "tasks.sqlite"), **agent.env, **own}
+    launch = {"command": command, "args": [*args, "mcp"], "env": env}
+    name = f"mcp-{time.monotonic_ns()}"
     async with mcp_server.connect(launch) as client:
         tools = {tool.name for tool in await client.list_tools()}
-        _want({"list_tasks", "complete_task"} <= tools, "the tools are missing")
-        await client.call_tool("complete_task", {"task_id": number})
-    _want((await agent.tasks())[number]["status"] == "completed", "REST does not see it")
+        _want({"list_tasks", "complete_task", "ask_agent"} <= tools, "tools are missing")
+        await client.call_tool("complete_task", {"task_id": one})
+        said = {"message": f"Finish task {other}", "conversation": name}
+        await client.call_tool("ask_agent", said)
+    tasks = await agent.tasks()
+    _want(tasks[one]["status"] == "completed", "REST does not see what a tool did")
+    _want(tasks[other]["status"] == "completed", "REST does not see what the agent did")
+    again = await agent.say("list my tasks", name)
+    _want(again.get("remembered", 0) >= 3, "REST does not know what was said over MCP")
 
 
 @criterion(
@@ -509,9 +519,6 @@ async def near(
 
     from helpers.agent import rest
 
-    # What comes of criteria are verdicts. They must hold whichever way a near tie of a model
-    # falls, so the requests behind them are not among those that belong to a notebook's outputs.
-    recording = os.environ.pop("COURSE_RECORD", None)
     app = rest.build(service)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     await service.start(0.2)
@@ -521,10 +528,10 @@ async def near(
         ) as http:
             c = service.config
             env = {f"AGENT_{n.upper()}": str(v) for n, v in vars(c).items() if v}
-            yield Deployment(http, c.kept_key(), c.dir, env, faults=faults, spare=spare)
+            # What comes of criteria are verdicts: they must hold whichever way a near tie falls.
+            with unrecorded():
+                yield Deployment(http, c.kept_key(), c.dir, env, faults=faults, spare=spare)
     finally:
-        if recording:
-            os.environ["COURSE_RECORD"] = recording
         await service.stop()
 
 

@@ -36,15 +36,14 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from helpers.agent.core import Turn
 from helpers.agent.memory import text_of
-from helpers.agent.service import AT_ONCE, Service
+from helpers.agent.service import AT_ONCE, CONVERSATION, Service
 from helpers.tasks import MAX_TITLE, Priority, Status, TaskError, call_tool
 
 MAX_BODY = 64 * 1024  # bytes
-_NAME = r"^[A-Za-z0-9._-]{1,64}$"
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key", pattern=r"^[\x21-\x7e]{1,100}$")]
 Id = Annotated[int, Path(ge=1, lt=2**63)]
-Conversation = Annotated[str, Path(pattern=_NAME)]
+Conversation = Annotated[str, Path(pattern=CONVERSATION)]
 
 
 class Said(BaseModel):
@@ -54,7 +53,7 @@ class Said(BaseModel):
         "examples": [{"message": "add a task to call mum tomorrow", "conversation": "demo"}]
     })  # fmt: skip
     message: Annotated[str, Field(max_length=20_000)]
-    conversation: Annotated[str, Field(pattern=_NAME)] = "default"
+    conversation: Annotated[str, Field(pattern=CONVERSATION)] = "default"
 
 
 class NewTask(BaseModel):

@@ -28,6 +28,7 @@ from helpers.tasks import TaskStore
 CONVERSATIONS = 16  # idle ones whose agents are kept
 RESULTS = 2000  # remembered, for requests that come again with the same key
 AT_ONCE = 200  # turns under way; more are told to come back
+CONVERSATION = r"^[A-Za-z0-9._-]{1,64}$"  # what may name one
 
 # --- settings --------------------------------------------------------------------------------
 
@@ -52,6 +53,7 @@ class Config:
         deadline: Seconds for a turn.
         rate: Requests a minute, for one client.
         burst: How many of them at once.
+        mcp: File of an MCP server that L05 exported, in place of the package's own.
     """
 
     dir: Path = field(default_factory=lambda: settings.WORK / "agent")
@@ -69,6 +71,7 @@ class Config:
     deadline: float = 45.0
     rate: float = 60.0
     burst: int = 20
+    mcp: str = ""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Config:
@@ -112,7 +115,7 @@ class Config:
 
 
 _KINDS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("key", "host", "hosts", "model_url", "model_key", "model"), str),
+    **dict.fromkeys(("key", "host", "hosts", "model_url", "model_key", "model", "mcp"), str),
     **dict.fromkeys(("spare_url", "spare_key", "spare"), str),
     **dict.fromkeys(("patience", "deadline", "rate"), float),
     **dict.fromkeys(("port", "burst"), int),
