@@ -191,7 +191,14 @@ _NUMBERS = {
         1,
     )
 }
-_TIMES = re.compile(r"\b\d{4}-\d\d?-\d\d?\b|\b\d{1,2}:\d\d\b|\b\d{1,2} ?[ap]m\b")
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
+    r"|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
+)
+_TIMES = re.compile(
+    r"\b\d{4}-\d\d?-\d\d?\b|\b\d{1,2}:\d\d\b|\b\d{1,2} ?[ap]m\b"
+    rf"|\b\d{{1,2}} (?:of )?{_MONTH}\b|\b(?!may\b){_MONTH} \d{{1,2}}\b"
+)
 _JOINING = frozenset("task tasks number also both too the as well".split())
 # Words that name no task: grammar, the words of the domain, and the verbs of the five tools.
 _EMPTY = frozenset(
@@ -213,8 +220,9 @@ def words(text: str) -> list[str]:
 def _stem(word: str) -> str:
     """Rather too short than too long: plan, plans, planning; write, writes, writing."""
     for ending in ("ing", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            word = word[: -len(ending)]
+        root = word[: -len(ending)]
+        if word.endswith(ending) and len(root) >= 3 and re.search("[aeiouy]", root):  # shred
+            word = root
             doubled = len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeilosz"
             if ending in ("ing", "ed") and doubled:
                 word = word[:-1]
@@ -316,6 +324,26 @@ def meant(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[int]:
     scored = [(len(said & telling(task["title"])), task["task_id"]) for task in tasks]
     best = max((score for score, _ in scored), default=0)
     return [task_id for score, task_id in scored if score == best] if best else []
+
+
+def titled(request: str, tasks: Iterable[Mapping[str, Any]]) -> set[int]:
+    """The tasks whose titles the parts of a request name in words: of each part the best.
+
+    Args:
+        request: What the person said.
+        tasks: The tasks there are.
+    """
+    tasks = list(tasks)
+    return {number for part, _ in _segments(request) for number in meant(part, tasks)}
+
+
+def only_asks(request: str) -> bool:
+    """Whether a request is a bare question, which wants an answer and no change.
+
+    "What is due next week?" is one; "could you move it to next week?" is none.
+    """
+    parts = _segments(request)
+    return bool(parts) and not any(asks for _, asks in parts)
 
 
 def numbered(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

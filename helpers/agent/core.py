@@ -35,12 +35,12 @@ from helpers.agent.models import (
     asking,
     remote,
 )
-from helpers.asked import numbered, numbers, telling
+from helpers.asked import numbered, numbers, only_asks, titled
 from helpers.clients import settle_tracing
 from helpers.mcp_server import Action, summary
 from helpers.resilience import Outbox, Trace, plain_rule
 from helpers.settings import MODEL
-from helpers.tasks import TaskStore, call_tool, tool_schemas
+from helpers.tasks import Result, TaskStore, call_tool, tool_schemas
 from helpers.traces import tree
 from helpers.validators import Check, ToolCallError, validate_tool_call
 
@@ -282,7 +282,7 @@ class TaskAgent:
             current = current[:1]
         if not now.rounds:
             spoken = guardrails.spoken_of(memory.as_messages(heard))
-            likely = [t for t in self._likely(now.text) if t["task_id"] not in spoken]
+            likely = [t for t in self._likely(now.text, spoken) if t["task_id"] not in spoken]
             heard += memory.listing(likely[: memory.TASKS_SHOWN]) if likely else []
         now.turn.remembered = len(heard)
         now.checks = self.call_checks(now.text, memory.as_messages(heard), self.store)
@@ -290,12 +290,15 @@ class TaskAgent:
         sent = [memory.clean(item) for item in [*heard, *current]]
         return ModelInputData(input=sent, instructions=data.model_data.instructions)
 
-    def _likely(self, text: str) -> list[Mapping[str, Any]]:
-        said, tasks = telling(text), self.store.list()["tasks"]
+    def _likely(self, text: str, spoken: set[int]) -> list[Mapping[str, Any]]:
+        tasks = self.store.list()["tasks"]
         if numbers(text):
             found = numbered(text, tasks)
         else:
-            found = [task for task in tasks if said & telling(task["title"])]
+            named = titled(text, tasks)
+            found = [task for task in tasks if task["task_id"] in named]
+            if not found and not spoken and guardrails.counts_them(text):
+                found = tasks  # "delete the first one", and nobody has seen a list yet
         return [task for task in found if task["status"] != "completed"]
 
     # --- tools -------------------------------------------------------------------------------
@@ -338,10 +341,16 @@ class TaskAgent:
     async def _without_model(self, now: _Now) -> None:
         """No model gave a call that may be carried out: a rule, the outbox, or the truth."""
         turn = now.turn
-        if rule := plain_rule(now.text):
+        rule = plain_rule(now.text)
+        asks = not rule and turn.calls and only_asks(now.text)
+        if asks:
+            rule = "list_tasks", {}  # the model would have changed something, and was kept from it
+        if rule:
             name, arguments = rule
             key = f"{turn.key}-{now.done}"
             result = await asyncio.to_thread(call_tool, self.store, name, arguments, key=key)
+            if asks and (named := titled(now.text, tasks := json.loads(result)["tasks"])):
+                result = str(Result(tasks=[t for t in tasks if t["task_id"] in named]))
             call = {"name": name, "arguments": arguments, "done": not _is_error(result),
                     "result": json.loads(result)}  # fmt: skip
             if call not in turn.calls:
@@ -371,6 +380,13 @@ class TaskAgent:
     async def _remember(self, turn: Turn, before: int) -> None:
         """Leave in the conversation what was said and done; of what went wrong, nothing."""
         items = await self.session.get_items()
+        if turn.by == "rules" and turn.done:  # what was done, and not what a model was kept from
+            for _ in items[before:]:
+                await self.session.pop_item()
+            items = items[:before]
+            said = memory.exchange(turn.request, turn.done, turn.text)
+            await self.session.add_items(said)
+            return
         if turn.state in ("refused", "waiting") or (turn.state == "told" and not turn.calls):
             for _ in items[before:]:
                 await self.session.pop_item()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.asked import numbered, numbers, telling
+from helpers.asked import numbered, numbers, only_asks, titled
 from helpers.dates import parse_due
 from helpers.mcp_server import MAX_REQUEST
 from helpers.resilience import plain_rule, said_title
@@ -75,6 +75,18 @@ _POINTING = re.compile(r"\b(it|its|that|this|them|those|these|they|both|all)\b",
 _AGAIN = re.compile(r"\b(same|also|again|too|another|as well|likewise)\b", re.I)
 
 
+_COUNTING = re.compile(
+    r"\b(?:first|second|third|fourth|fifth|last|next|other|both|all|each|everything|top|bottom"
+    r"|rest|remaining)\b",
+    re.I,
+)
+
+
+def counts_them(text: str) -> bool:
+    """Whether a text means tasks by their place in a list: "the first one", "both"."""
+    return bool(_COUNTING.search(text))
+
+
 def call_checks(text: str, heard: Sequence[Mapping[str, Any]], store: TaskStore) -> list[Check]:
     """The checks of meaning for the calls of one turn.
 
@@ -102,9 +114,11 @@ def plain_meaning(text: str) -> Check:
     rule = plain_rule(text)
 
     def check(call: ToolCall) -> str | None:
-        if rule is None or call.name == rule[0]:
-            return None
-        return f"That asks for {rule[0]}, not for {call.name}."
+        if rule and call.name != rule[0]:
+            return f"That asks for {rule[0]}, not for {call.name}."
+        if call.name != "list_tasks" and only_asks(text):
+            return "That is a question. It asks for no change."
+        return None
 
     return check
 
@@ -125,9 +139,8 @@ def named_task(
     tasks = list(tasks)
     by_number = numbers(text)
     explicit = bool(_NAMED.search(text))
-    titled = set() if explicit else {task["task_id"] for task in numbered(text, tasks)}
-    said = telling(text)
-    by_words = {t["task_id"] for t in tasks if said & telling(t["title"])}
+    in_title = set() if explicit else {task["task_id"] for task in numbered(text, tasks)}
+    by_words = titled(text, tasks)
     spoken = spoken_of(heard)
 
     def check(call: ToolCall) -> str | None:
@@ -135,13 +148,16 @@ def named_task(
         if wanted is None or wanted in by_number:
             return None
         other = f"Nobody spoke of task {wanted}."
-        if titled:
-            return None if wanted in titled else other
+        if not by_number and len(named := in_title or by_words) == 1:
+            other += f" The request is about task {min(named)}."
+        if in_title:
+            return None if wanted in in_title else other
         if explicit or (call.name == "delete_task" and by_number):
             return other
         if wanted in by_words:
             return None
-        if by_words and not _POINTING.search(text):
+        # "Delete that shredding one": what cannot be brought back is not found by pointing.
+        if by_words and (call.name == "delete_task" or not _POINTING.search(text)):
             return other
         return None if wanted in spoken else other
 

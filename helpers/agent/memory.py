@@ -110,6 +110,19 @@ def as_messages(items: Sequence[Item]) -> list[dict[str, Any]]:
     return messages
 
 
+def exchange(request: str, calls: Sequence[Mapping[str, Any]], answer: str) -> list[Any]:
+    """A request, the calls that were carried out for it, and what was answered, as items."""
+    items: list[Item] = [{"role": "user", "content": request}]
+    for number, call in enumerate(calls):
+        name = {"type": "function_call", "call_id": f"call_{number}", "name": call["name"]}
+        items.append({**name, "arguments": json.dumps(call["arguments"])})
+        result = json.dumps(call["result"], ensure_ascii=False)
+        items.append(
+            {"type": "function_call_output", "call_id": f"call_{number}", "output": result}
+        )
+    return [*items, {"role": "assistant", "content": answer}]
+
+
 def listing(tasks: Sequence[Mapping[str, Any]]) -> list[Item]:
     """An exchange in which tasks were listed, so that the model knows their numbers."""
     said = "; ".join(f"{task['task_id']} {task['title']}" for task in tasks)
