@@ -136,7 +136,7 @@ _FILLER = re.compile(
     r"|actually|hm+|btw|yo) )+"
 )
 _QUESTION = re.compile(
-    r"^(?:what (?!a\b|an\b|if we\b)|whats\b|which\b|whos?\b|why (?!not\b|dont (?:you|we)\b)"
+    r"^(?:what (?!a\b|an\b|if we\b|about\b)|whats\b|which\b|whos?\b|why (?!not\b|dont (?:you|we)\b)"
     r"|wheres?\b|how (?!about (?:we|i|you|\w+ing)\b)|hows\b|(?:did|have|has|had) (?:i|you|we|they"
     r"|he|she|the|my|any\w*|some\w*|task)\b|(?:is|are|was|am) (?!it possible|you able"
     r"|there a(?:ny)? (?:way|chance)|done\b|complete\b|finished\b)|does\b|do (?:i|we|they"
@@ -145,7 +145,7 @@ _QUESTION = re.compile(
 )
 _ASKING = re.compile(
     r"\b(?:can|could|would|will|wont|cant|couldnt|may|might|mind|please|pls|let|lets|want|wanna"
-    r"|possible|able|favou?r|chance|how about|why not|why dont|wouldnt)\b"
+    r"|possible|able|favou?r|chance|(?:how|what) about|why not|why dont|wouldnt)\b"
 )
 _VERBS = (
     r"(?:delet\w*|remov\w*|eras\w*|scrap\w*|trash\w*|bin|dump\w*|drop\w*|discard\w*|cancel\w*"
@@ -335,6 +335,19 @@ def titled(request: str, tasks: Iterable[Mapping[str, Any]]) -> set[int]:
     """
     tasks = list(tasks)
     return {number for part, _ in _segments(request) for number in meant(part, tasks)}
+
+
+_COURTESY = frozenset(
+    """hi hello hey there good morning afternoon evening night day bye goodbye thanks thank thx ty
+    cheers you very much so a lot ok okay great cool nice perfect wonderful lovely awesome super
+    brilliant well thats all again and welcome sorry for the your help""".split()
+)
+
+
+def only_courtesy(request: str) -> bool:
+    """Whether a request is nothing but a greeting or thanks."""
+    said = words(request)
+    return bool(said) and set(said) <= _COURTESY
 
 
 def only_asks(request: str) -> bool:

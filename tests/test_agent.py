@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from helpers import asked
 from helpers.agent import guardrails, memory
 from helpers.agent.core import TaskAgent
 from helpers.agent.models import Preferred, remote
@@ -194,6 +195,74 @@ def test_named_task_reads_numbers_words_and_what_was_heard():
     assert passes("bug 421 can go", 3, "delete_task") and not passes("bug 421 can go", 4)
     assert passes("move it to 15 december", 2) and not passes("delete task 421", 3, "delete_task")
     assert not passes("delete 421", 3, "delete_task")  # a number alone is a task's own
+    # Of titles that share words the one with most of them is meant, in each part of a request.
+    tasks += [{"task_id": 5, "title": "pay the gas bill"}, {"task_id": 6, "title": "pay the rent"}]
+    assert passes("I paid the gas bill", 5) and not passes("the gas bill is to pay", 6)
+    assert passes("the gas bill is done, and the rent is urgent", 6)
+    # What cannot be brought back is not found by pointing where words name another task.
+    assert passes("that rent thing", 2) and not passes("delete that rent thing", 2, "delete_task")
+
+
+def test_the_repair_is_told_which_task_the_request_is_about():
+    from helpers.validators import ToolCall
+
+    tasks = [{"task_id": n, "title": title} for n, title in enumerate(TITLES, 1)]
+    check = guardrails.named_task("the rent is paid", [], tasks)
+    why = check(ToolCall("complete_task", {"task_id": 1}))
+    assert why == "Nobody spoke of task 1. The request is about task 3."
+
+
+def test_a_question_changes_nothing_and_is_answered_with_what_it_is_about(store):
+    wrong = tool_call("complete_task", task_id=2)
+    (turn, then), _, (server,) = play(
+        store, [[wrong, wrong, text("Fine.")]], "Is the dentist on my list?", "thanks"
+    )
+    assert status(store, 2) == "pending" and turn.by == "rules"
+    assert turn.text == "1 task: 2 book the dentist."
+    # The conversation holds what was done, and not what the model was kept from.
+    sent = server.requests[-1].body["messages"]
+    assert [m["role"] for m in sent] == ["user", "assistant", "tool", "assistant", "user"]
+    assert sent[1]["tool_calls"][0]["function"]["name"] == "list_tasks"
+    assert then.text == "Fine."
+
+
+@pytest.mark.parametrize(
+    ("said", "bare"),
+    [
+        ("What is due next week?", True),
+        ("did I put the router on the list?", True),
+        ("Could you finish the rent?", False),
+        ("What about moving it to friday?", False),
+        ("finish the rent", False),
+        ("thanks", False),
+    ],
+)
+def test_bare_questions(said, bare):
+    assert asked.only_asks(said) is bare
+
+
+def test_thanks_change_nothing(store):
+    wrong = tool_call("complete_task", task_id=2)
+    (_, turn), *_ = play(
+        store, [[tool_call("list_tasks"), wrong, wrong]], "list tasks", "Thanks a lot!"
+    )
+    assert turn.state == "told" and not turn.done and status(store, 2) == "pending"
+    assert not asked.only_courtesy("thanks, finish the rent") and not asked.only_courtesy("")
+
+
+def test_the_first_one_is_looked_up_where_nobody_has_seen_a_list(store):
+    script = [tool_call("delete_task", task_id=1), text("Hello.")]
+    (turn, _), _, (server,) = play(store, [script], "delete the first one", "hello")
+    assert [call["done"] for call in turn.calls] == [True]
+    sent = json.dumps(server.requests[0].body["messages"])
+    assert all(title in sent for title in TITLES)
+
+
+def test_the_day_of_a_month_is_no_task():
+    assert asked.numbers("move the flights to 12 february") == set()
+    assert asked.numbers("by may 3 or on December 24") == {3}  # "may 3 be closed?"
+    assert asked.numbers("move 14 to 9, 15 december") == {14, 9}
+    assert asked.telling("delete the shredding task") == asked.telling("shred")
 
 
 def test_a_task_is_found_by_a_number_in_its_title(store):

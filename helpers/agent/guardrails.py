@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.asked import numbered, numbers, only_asks, titled
+from helpers.asked import numbered, numbers, only_asks, only_courtesy, titled
 from helpers.dates import parse_due
 from helpers.mcp_server import MAX_REQUEST
 from helpers.resilience import plain_rule, said_title
@@ -110,7 +110,7 @@ def call_checks(text: str, heard: Sequence[Mapping[str, Any]], store: TaskStore)
 
 
 def plain_meaning(text: str) -> Check:
-    """A check that a request with one meaning gets that one: a question changes nothing."""
+    """A check that a plain request gets what it means, and that questions change nothing."""
     rule = plain_rule(text)
 
     def check(call: ToolCall) -> str | None:
@@ -118,6 +118,8 @@ def plain_meaning(text: str) -> Check:
             return f"That asks for {rule[0]}, not for {call.name}."
         if call.name != "list_tasks" and only_asks(text):
             return "That is a question. It asks for no change."
+        if call.name != "list_tasks" and only_courtesy(text):
+            return "That asks for nothing."
         return None
 
     return check
