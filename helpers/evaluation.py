@@ -1028,11 +1028,14 @@ def evaluate(
         result = judge(case, ask([dict(m) for m in case.messages], offered), offered)
         return result.seal() if case.sealed else result
 
+    from .notebooks import unrecorded
+
     results: list[Result] = []
-    for result in _map(one, planned, workers):
-        results.append(result)
-        if progress:
-            progress(len(results), len(planned))
+    with unrecorded():  # a notebook shows the counts only
+        for result in _map(one, planned, workers):
+            results.append(result)
+            if progress:
+                progress(len(results), len(planned))
     name = variant if isinstance(variant, str) else getattr(variant, "__name__", "")
     return Report(results, model=model, variant=name, skipped=tuple(skipped), noise=seed)
 

@@ -16,6 +16,9 @@ is one line of JSON:
   Another way to the same end is as good.
 * ``dues``: the words for dates in ``calls``, and the date that each must mean.
 
+``scenarios_dev.jsonl`` holds 60 more, in which the agent's author looked for what plain code
+could know: to be read, and to measure changes with, but no figure for the agent.
+
 The state counts, not the words: a scenario is right when every expected task is there with
 accepted values, and no other. Titles are folded as in :func:`helpers.evaluation.fold`.
 
@@ -290,6 +293,10 @@ class Result:
         wanted = {task.task_id for task in self.scenario.expect if task.task_id}
         return tuple(sorted(wanted - there))
 
+    def __str__(self) -> str:
+        lines = [f"- {self.scenario.id}", *map(str, self.turns), *self.differences]
+        return "\n  ".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -330,6 +337,21 @@ async def run(
         if progress:
             progress(len(results), len(scenarios))
     return EndStates(results, name, single)
+
+
+def of(service: Any) -> Open:
+    """Opens a conversation with the agent of a service: its models and parts, another store.
+
+    Args:
+        service: A :class:`helpers.agent.service.Service`.
+    """
+    from .agent.core import TaskAgent
+
+    parts = service.parts
+    return lambda store, scenario: TaskAgent(
+        store, scenario.id, models=service.models, input_problem=parts.input_problem,
+        call_checks=parts.call_checks, fit=parts.fit,
+    )  # fmt: skip
 
 
 async def _play(scenario: Scenario, store: TaskStore, open_agent: Open) -> Result:
@@ -470,9 +492,7 @@ class EndStates:
             f"A task lost that must be there: in {self.lost.correct}.",
         ]
         for result in self.failures[:failures]:
-            lines += ["", f"- {result.scenario.id}"]
-            lines += [f"  {said}" for said in result.turns]
-            lines += [f"  {problem}" for problem in result.differences]
+            lines += ["", str(result)]
         if left := len(self.failures[failures:]) if failures else 0:
             lines += ["", f"{left} more failures; --failures shows more."]
         return "\n".join(lines)

@@ -277,6 +277,14 @@ def test_calls_are_kept_as_they_were_and_tasks_that_are_lost_are_counted():
     assert result.lost == (1,) and states.lost == Rate(1, 1)
 
 
+def test_the_scenarios_of_development_can_be_solved():
+    development = load_scenarios(SETS / "scenarios_dev.jsonl")
+    assert [len(s.turns) for s in development] == [n for n in range(1, 6) for _ in range(12)]
+    assert play(development, Reference).overall == Rate(60, 60)
+    frozen = {text.casefold() for s in ALL for text in s.turns if len(text.split()) > 5}
+    assert not [t for s in development for t in s.turns if t.casefold() in frozen]
+
+
 def test_progress_is_told():
     told = []
     play(ALL[:2], Reference, progress=lambda done, of: told.append((done, of)))
