@@ -192,12 +192,13 @@ _NUMBERS = {
     )
 }
 _MONTH = (
-    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|june?|july?|aug(?:ust)?"
     r"|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
 )
 _TIMES = re.compile(
     r"\b\d{4}-\d\d?-\d\d?\b|\b\d{1,2}:\d\d\b|\b\d{1,2} ?[ap]m\b"
-    rf"|\b\d{{1,2}} (?:of )?{_MONTH}\b|\b(?!may\b){_MONTH} \d{{1,2}}\b"
+    rf"|\b\d{{1,2}} (?:of )?{_MONTH}\b|\b{_MONTH} \d{{1,2}}\b"
+    r"|\b(?:to|by|on|until|till|before|for|due) \d{1,2} may\b"  # "task 3 may go" is no date
 )
 _JOINING = frozenset("task tasks number also both too the as well".split())
 # Words that name no task: grammar, the words of the domain, and the verbs of the five tools.

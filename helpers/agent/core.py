@@ -383,9 +383,7 @@ class TaskAgent:
         if turn.by == "rules" and turn.done:  # what was done, and not what a model was kept from
             for _ in items[before:]:
                 await self.session.pop_item()
-            items = items[:before]
-            said = memory.exchange(turn.request, turn.done, turn.text)
-            await self.session.add_items(said)
+            await self.session.add_items(memory.exchange(turn.request, turn.done, turn.text))
             return
         if turn.state in ("refused", "waiting") or (turn.state == "told" and not turn.calls):
             for _ in items[before:]:

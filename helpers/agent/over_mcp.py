@@ -73,7 +73,7 @@ def add_agent(server: FastMCP, service: Service) -> None:
         It knows what was said before in the same conversation, so "make it urgent" will do.
         Only what the person asks for is done, and the answer says only what was done.
         """
-        await service.drain()
+        await service.start()  # what waits is done beside this, as behind REST
         turn = await service.turn(conversation, message)
         if turn.state in ("told", "refused"):
             raise ToolError(turn.text)

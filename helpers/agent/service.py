@@ -409,7 +409,9 @@ class Service:
         return found
 
     async def start(self, every: float = 1.0) -> None:
-        """Look after the outbox from now on."""
+        """Look after the outbox from now on; said twice, it is still done once."""
+        if self._draining:
+            return
 
         async def look_after() -> None:
             while True:
