@@ -77,13 +77,11 @@ def connection(wait: tuple[str, ...] = ("backend", "proxy")) -> Connection:
 
 
 def _arguments(direct: bool, kw: dict[str, Any], http_client: type[Any]) -> dict[str, Any]:
-    to = connection(("backend",) if direct else ("backend", "proxy"))
-    defaults: dict[str, Any] = {
-        "base_url": to.direct_url if direct else to.base_url,
-        "api_key": to.direct_key if direct else to.api_key,
-        "max_retries": 0,
-        "timeout": TIMEOUT,
-    }
+    defaults: dict[str, Any] = {"max_retries": 0, "timeout": TIMEOUT}
+    if not {"base_url", "api_key"} <= set(kw):  # who names both needs no service of the course
+        to = connection(("backend",) if direct else ("backend", "proxy"))
+        defaults["base_url"] = to.direct_url if direct else to.base_url
+        defaults["api_key"] = to.direct_key if direct else to.api_key
     arguments = {**defaults, **kw}
     if "http_client" not in arguments:
         options = http_options(arguments["timeout"], direct)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import types
 
 import httpx
 import pytest
@@ -371,6 +372,27 @@ def test_mcp_is_tried_with_the_server_that_lesson_5_exported(tmp_path, server, m
     module.write_text(f"open({str(ran)!r}, 'w').close()\n{text}", encoding="utf-8")
     on(tmp_path, server, criteria.over_mcp)
     assert ran.exists()
+
+
+@pytest.mark.parametrize(("seconds", "why"), [(0, ""), (2.2, "it took 2 s, and 0 are promised")])
+def test_a_request_that_ends_after_its_deadline_is_seen(tmp_path, server, seconds, why):
+    switched = []
+
+    async def work(agent):
+        say = agent.say
+
+        async def slowly(*args):
+            await asyncio.sleep(seconds)
+            return await say(*args)
+
+        agent.say, agent.env["AGENT_DEADLINE"] = slowly, "0.1"
+        agent.faults = types.SimpleNamespace(switch=switched.append)
+        return await criteria._try(
+            next(c for c in criteria.CRITERIA if c.check is criteria.in_time), agent
+        )
+
+    assert on(tmp_path, server, work).why == why
+    assert switched == ["hang", None]
 
 
 def test_without_an_agent_every_criterion_is_red():

@@ -53,6 +53,14 @@ def test_arguments_of_the_caller_win():
     assert client.max_retries == 2 and client.timeout == 5
 
 
+@pytest.mark.parametrize("make", [clients.openai_client, clients.async_client])
+def test_who_names_address_and_key_starts_no_service(make, monkeypatch):
+    """An exported agent would replace the course's services by its own, with another key."""
+    monkeypatch.setattr(services, "ensure", lambda *a, **kw: pytest.fail("services were started"))
+    client = make(base_url="http://127.0.0.1:9/v1", api_key="x")
+    assert str(client.base_url) == "http://127.0.0.1:9/v1/" and client.max_retries == 0
+
+
 def test_wrong_key_is_the_sdks_authentication_error():
     client = clients.openai_client(api_key="sk-wrong")
     with pytest.raises(openai.AuthenticationError):

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import settings
+from helpers.agent.core import DEADLINE
 from helpers.notebooks import unrecorded
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ class Criterion:
     """A sentence of the specification, and how to find out whether it holds.
 
     Attributes:
-        group: ``tasks``, ``safety``, ``memory``, ``faults``, ``surfaces`` or ``operation``.
+        group: ``tasks``, ``safety``, ``memory``, ``faults``, ``service``, ``surfaces`` or
+            ``operation``.
         says: The sentence.
         check: Raises when it does not hold.
         faults: Whether it needs something that can be broken.
@@ -309,6 +311,32 @@ async def waits(agent: Deployment) -> None:
     new = [t for n, t in (await agent.tasks()).items() if n not in before]
     _want(len(new) == 1, f"{len(new)} new tasks after a minute")
     _want("grandma" in new[0]["title"], "the new task is another one")
+
+
+@criterion("service", "each request ends within its deadline, also when the model hangs",
+           faults=True)  # fmt: skip
+async def in_time(agent: Deployment) -> None:
+    deadline = float(agent.env.get("AGENT_DEADLINE", DEADLINE))
+    key = f"in-time-{time.monotonic_ns()}"
+    await agent.fault("hang")
+    if agent.spare:
+        await asyncio.to_thread(agent.spare.kill)
+    began = time.monotonic()
+    try:
+        turn = await agent.say("Add a task to thank the postman", "in-time", key)
+    finally:
+        took = time.monotonic() - began
+        await agent.fault(None)
+        if agent.spare:
+            await asyncio.to_thread(agent.spare.restart)
+    _want(took < deadline + 2, f"it took {took:.0f} s, and {deadline:.0f} are promised")
+    _want(turn["status"] < 500, f"status {turn['status']}")
+    _want(bool(turn.get("text")), "nobody is told what becomes of the request")
+    for _ in range(120):  # it is done before anything else is tried
+        if (await agent.send("GET", f"/chat/{key}")).status_code == 200:
+            return
+        await asyncio.sleep(0.5)
+    _want(False, "it was not done within a minute")
 
 
 @criterion("faults", "a wrong key for the model is told, not covered up", faults=True)
