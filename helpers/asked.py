@@ -335,7 +335,14 @@ def titled(request: str, tasks: Iterable[Mapping[str, Any]]) -> set[int]:
         tasks: The tasks there are.
     """
     tasks = list(tasks)
-    return {number for part, _ in _segments(request) for number in meant(part, tasks)}
+    found: set[int] = set()
+    for part, _ in _segments(request):
+        best = set(meant(part, tasks))
+        said = {word for word in words(part) if word.isdigit()}
+        # "chapter 3": of three chapters the third.
+        exact = {t["task_id"] for t in tasks if said & set(words(t["title"]))} & best
+        found |= exact or best
+    return found
 
 
 _COURTESY = frozenset(

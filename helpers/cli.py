@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         "cases",
         nargs="?",
         help="dev (the default), dev2, test, nothing, or a file of JSON lines; "
-        "scenarios: the agent, on whole conversations",
+        "scenarios, scenarios_dev, scenarios_dev2: the agent, on whole conversations",
     )
     evaluate.add_argument("--model", help=f"name in model/, or a path (default {settings.MODEL})")
     evaluate.add_argument(
@@ -349,7 +349,7 @@ def _execute(args: argparse.Namespace, rest: list[str]) -> int:
 def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
     from helpers import measure, scenarios
 
-    if args.cases == scenarios.NAME:
+    if args.cases in scenarios.NAMES:
         return scenarios.main(args)
     if args.single:
         raise CourseError(

@@ -17,7 +17,8 @@ is one line of JSON:
 * ``dues``: the words for dates in ``calls``, and the date that each must mean.
 
 ``scenarios_dev.jsonl`` holds 60 more, in which the agent's author looked for what plain code
-could know: to be read, and to measure changes with, but no figure for the agent.
+could know, and ``scenarios_dev2.jsonl`` 75 by somebody who had seen the tools only. They are
+there to be read and to measure changes with; the second ones are harder than the frozen.
 
 The state counts, not the words: a scenario is right when every expected task is there with
 accepted values, and no other. Titles are folded as in :func:`helpers.evaluation.fold`.
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
 NAME = "scenarios"
+NAMES = (NAME, "scenarios_dev", "scenarios_dev2")  # frozen, and to be read
 FIELDS = ("title", "priority", "status", "due")
 PATIENCE = 120.0  # seconds for a turn; agents give up earlier
 
@@ -564,7 +566,7 @@ def main(args: Namespace) -> None:
     if args.json:
         plots.check_folder(args.json)
     single = single_rate(args.single) if args.single else None
-    scenarios = load_scenarios()
+    scenarios = load_scenarios(SETS / f"{args.cases}.jsonl")
 
     from . import measure
 
@@ -578,7 +580,7 @@ def main(args: Namespace) -> None:
     print(states.table(failures=args.failures))
     if args.json:
         text = json.dumps(
-            {"cases": NAME, "surface": args.surface, **states.to_dict()},
+            {"cases": args.cases, "surface": args.surface, **states.to_dict()},
             ensure_ascii=False,
             indent=2,
         )

@@ -258,6 +258,19 @@ def test_the_first_one_is_looked_up_where_nobody_has_seen_a_list(store):
     assert all(title in sent for title in TITLES)
 
 
+def test_a_number_tells_titles_apart(store):
+    for number in (4, 3, 2):  # tasks 4, 5 and 6
+        store.create(f"write chapter {number}")
+    listed = store.list()["tasks"]
+    assert asked.titled("chapter 3 is finished", listed) == {5}
+    assert asked.titled("the chapters are finished", listed) == {4, 5, 6}
+    finish = tool_call("complete_task", task_id=5)
+    (turn,), _, (server,) = play(store, [[finish]], "chapter 3 is finished")
+    assert [call["done"] for call in turn.calls] == [True]
+    sent = json.dumps(server.requests[0].body["messages"])
+    assert "write chapter 3" in sent and "write chapter 4" not in sent
+
+
 def test_the_day_of_a_month_is_no_task():
     assert asked.numbers("move the flights to 12 february") == set()
     assert asked.numbers("due on December 24 or by 12 may") == set()

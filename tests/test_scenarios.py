@@ -277,10 +277,11 @@ def test_calls_are_kept_as_they_were_and_tasks_that_are_lost_are_counted():
     assert result.lost == (1,) and states.lost == Rate(1, 1)
 
 
-def test_the_scenarios_of_development_can_be_solved():
-    development = load_scenarios(SETS / "scenarios_dev.jsonl")
-    assert [len(s.turns) for s in development] == [n for n in range(1, 6) for _ in range(12)]
-    assert play(development, Reference).overall == Rate(60, 60)
+@pytest.mark.parametrize(("name", "each"), [("scenarios_dev", 12), ("scenarios_dev2", 15)])
+def test_the_scenarios_of_development_can_be_solved(name, each):
+    development = load_scenarios(SETS / f"{name}.jsonl")
+    assert [len(s.turns) for s in development] == [n for n in range(1, 6) for _ in range(each)]
+    assert play(development, Reference).overall == Rate(5 * each, 5 * each)
     frozen = {text.casefold() for s in ALL for text in s.turns if len(text.split()) > 5}
     assert not [t for s in development for t in s.turns if t.casefold() in frozen]
 
@@ -426,7 +427,7 @@ def command(monkeypatch):
         return EndStates([*first.results, *rest.results], model, single)
 
     monkeypatch.setattr(scenarios, "on_backend", on_backend)
-    monkeypatch.setattr(scenarios, "load_scenarios", lambda: ALL[::20])
+    monkeypatch.setattr(scenarios, "load_scenarios", lambda path: ALL[::20])
     return lambda *argv: cli.main(["evaluate", *argv])
 
 
