@@ -317,14 +317,20 @@ def _plain(text: str) -> str:
 def meant(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[int]:
     """The tasks whose titles a request names in words, best first; ties are all there.
 
+    Of titles with as many of its words, those with a number of it are meant: "chapter 3".
+
     Args:
         request: What the person said.
         tasks: The tasks there are.
     """
     said = telling(request)
-    scored = [(len(said & telling(task["title"])), task["task_id"]) for task in tasks]
-    best = max((score for score, _ in scored), default=0)
-    return [task_id for score, task_id in scored if score == best] if best else []
+    digits = {word for word in words(request) if word.isdigit()}
+    scored = [
+        ((len(said & telling(task["title"])), len(digits & set(words(task["title"])))), task)
+        for task in tasks
+    ]
+    best = max((score for score, _ in scored), default=(0, 0))
+    return [task["task_id"] for score, task in scored if score == best] if best[0] else []
 
 
 def titled(request: str, tasks: Iterable[Mapping[str, Any]]) -> set[int]:
@@ -335,14 +341,7 @@ def titled(request: str, tasks: Iterable[Mapping[str, Any]]) -> set[int]:
         tasks: The tasks there are.
     """
     tasks = list(tasks)
-    found: set[int] = set()
-    for part, _ in _segments(request):
-        best = set(meant(part, tasks))
-        said = {word for word in words(part) if word.isdigit()}
-        # "chapter 3": of three chapters the third.
-        exact = {t["task_id"] for t in tasks if said & set(words(t["title"]))} & best
-        found |= exact or best
-    return found
+    return {number for part, _ in _segments(request) for number in meant(part, tasks)}
 
 
 _COURTESY = frozenset(

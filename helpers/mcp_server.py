@@ -511,12 +511,12 @@ def build(
         mcp.tool(
             _raising(tool),
             description=f"{tool.__doc__} {more}".strip(),
-            annotations=_annotations(hints[name]),
+            annotations=annotations(hints[name]),
             output_schema=returns.model_json_schema(),
         )
 
     @mcp.tool(
-        annotations=_annotations(HINTS["handle_request"]),
+        annotations=annotations(HINTS["handle_request"]),
         output_schema=Handled.model_json_schema(),
         timeout=120,
     )
@@ -548,7 +548,7 @@ def build(
         return Handled(summary=summary(actions), actions=actions)
 
     @mcp.tool(
-        annotations=_annotations(HINTS["create_task_from_text"]),
+        annotations=annotations(HINTS["create_task_from_text"]),
         output_schema=Task.model_json_schema(),
         timeout=120,
     )
@@ -633,7 +633,8 @@ _PLAIN: dict[str, tuple[type[BaseModel], str]] = {
 }
 
 
-def _annotations(hints: Mapping[str, bool]) -> Any:
+def annotations(hints: Mapping[str, bool]) -> Any:
+    """Hints of a tool, an entry of :data:`HINTS`, in MCP's own type."""
     from mcp_types import ToolAnnotations
 
     # The tools reach this task list, and nothing in the wide world.

@@ -35,7 +35,7 @@ from helpers.agent.models import (
     asking,
     remote,
 )
-from helpers.asked import numbered, numbers, only_asks, titled, words
+from helpers.asked import numbers, only_asks, titled, words
 from helpers.clients import settle_tracing
 from helpers.mcp_server import Action, summary
 from helpers.resilience import Outbox, Trace, plain_rule
@@ -292,14 +292,12 @@ class TaskAgent:
 
     def _likely(self, text: str, spoken: set[int]) -> list[Mapping[str, Any]]:
         tasks = self.store.list()["tasks"]
-        said = {str(number) for number in numbers(text)}
-        named = [task for task in tasks if task["task_id"] in titled(text, tasks)]
+        said, named = {str(number) for number in numbers(text)}, titled(text, tasks)
+        found = [task for task in tasks if task["task_id"] in named]
         if said:  # a number is a task's own, but for "chapter 3", where a title has both
-            found = numbered(text, tasks) or [t for t in named if said & set(words(t["title"]))]
-        else:
-            found = named
-            if not found and not spoken and guardrails.counts_them(text):
-                found = tasks  # "delete the first one", and nobody has seen a list yet
+            found = [task for task in found if said & set(words(task["title"]))]
+        elif not found and not spoken and guardrails.counts_them(text):
+            found = tasks  # "delete the first one", and nobody has seen a list yet
         return [task for task in found if task["status"] != "completed"]
 
     # --- tools -------------------------------------------------------------------------------

@@ -96,6 +96,27 @@ class Deployment:
         assert self.faults is not None
         await asyncio.to_thread(self.faults.switch, name)
 
+    @contextlib.asynccontextmanager
+    async def without_models(self, fault: str) -> AsyncIterator[None]:
+        """Meanwhile the way to the main model is broken, and the fallback dead."""
+        await self.fault(fault)
+        try:
+            if self.spare:
+                await asyncio.to_thread(self.spare.kill)
+            yield
+        finally:
+            await self.fault(None)
+            if self.spare:
+                await asyncio.to_thread(self.spare.restart)
+
+    async def done(self, key: str) -> bool:
+        """Wait for a request that waits; whether it was done within a minute."""
+        for _ in range(120):
+            if (await self.send("GET", f"/chat/{key}")).status_code == 200:
+                return True
+            await asyncio.sleep(0.5)
+        return False
+
 
 def _json(response: httpx.Response) -> dict[str, Any]:
     try:
@@ -292,22 +313,12 @@ async def survives(agent: Deployment) -> None:
 async def waits(agent: Deployment) -> None:
     key = f"waits-{time.monotonic_ns()}"
     before = await agent.tasks()
-    await agent.fault("refuse")
-    if agent.spare:
-        await asyncio.to_thread(agent.spare.kill)
-    try:
+    async with agent.without_models("refuse"):
         turn = await agent.say("Add a task to visit grandma", "waits", key)
         ready = (await agent.http.get("/health/ready")).status_code
-    finally:
-        await agent.fault(None)
-        if agent.spare:
-            await asyncio.to_thread(agent.spare.restart)
     _want(turn["status"] == 202, f"status {turn['status']}, state {turn.get('state')}")
     _want(ready == 503, f"/health/ready answers {ready} without any model")
-    for _ in range(120):
-        if (await agent.send("GET", f"/chat/{key}")).status_code == 200:
-            break
-        await asyncio.sleep(0.5)
+    await agent.done(key)
     new = [t for n, t in (await agent.tasks()).items() if n not in before]
     _want(len(new) == 1, f"{len(new)} new tasks after a minute")
     _want("grandma" in new[0]["title"], "the new task is another one")
@@ -318,25 +329,14 @@ async def waits(agent: Deployment) -> None:
 async def in_time(agent: Deployment) -> None:
     deadline = float(agent.env.get("AGENT_DEADLINE", DEADLINE))
     key = f"in-time-{time.monotonic_ns()}"
-    await agent.fault("hang")
-    if agent.spare:
-        await asyncio.to_thread(agent.spare.kill)
-    began = time.monotonic()
-    try:
+    async with agent.without_models("hang"):
+        began = time.monotonic()
         turn = await agent.say("Add a task to thank the postman", "in-time", key)
-    finally:
         took = time.monotonic() - began
-        await agent.fault(None)
-        if agent.spare:
-            await asyncio.to_thread(agent.spare.restart)
     _want(took < deadline + 2, f"it took {took:.0f} s, and {deadline:.0f} are promised")
     _want(turn["status"] < 500, f"status {turn['status']}")
     _want(bool(turn.get("text")), "nobody is told what becomes of the request")
-    for _ in range(120):  # it is done before anything else is tried
-        if (await agent.send("GET", f"/chat/{key}")).status_code == 200:
-            return
-        await asyncio.sleep(0.5)
-    _want(False, "it was not done within a minute")
+    _want(await agent.done(key), "it was not done within a minute")
 
 
 @criterion("faults", "a wrong key for the model is told, not covered up", faults=True)

@@ -112,15 +112,18 @@ def call_checks(text: str, heard: Sequence[Mapping[str, Any]], store: TaskStore)
 def plain_meaning(text: str) -> Check:
     """A check that a plain request gets what it means, and that questions change nothing."""
     rule = plain_rule(text)
+    nothing = ""
+    if only_asks(text):
+        nothing = "That is a question. It asks for no change."
+    elif only_courtesy(text):
+        nothing = "That asks for nothing."
 
     def check(call: ToolCall) -> str | None:
-        if rule and call.name != rule[0]:
-            return f"That asks for {rule[0]}, not for {call.name}."
-        if call.name != "list_tasks" and only_asks(text):
-            return "That is a question. It asks for no change."
-        if call.name != "list_tasks" and only_courtesy(text):
-            return "That asks for nothing."
-        return None
+        if rule:
+            return (
+                None if call.name == rule[0] else f"That asks for {rule[0]}, not for {call.name}."
+            )
+        return None if call.name == "list_tasks" else nothing or None
 
     return check
 

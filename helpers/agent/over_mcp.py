@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, Field
 
 from helpers.agent.service import CONVERSATION, Service
-from helpers.mcp_server import MAX_REQUEST
+from helpers.mcp_server import HINTS, MAX_REQUEST, annotations
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP
@@ -39,15 +39,9 @@ def add_agent(server: FastMCP, service: Service) -> None:
         service: Whose agent is asked.
     """
     from fastmcp.exceptions import ToolError
-    from mcp_types import ToolAnnotations
 
     @server.tool(
-        annotations=ToolAnnotations(
-            open_world_hint=False,
-            read_only_hint=False,
-            destructive_hint=True,
-            idempotent_hint=False,
-        ),
+        annotations=annotations(HINTS["handle_request"]),  # it may do the same
         output_schema=Answer.model_json_schema(),
         timeout=120,
     )
