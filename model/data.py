@@ -264,8 +264,12 @@ def numbers(count: int, r: random.Random) -> list[int]:
 
 
 def titles(count: int, r: random.Random) -> list[str]:
-    """Titles of a list's tasks; some lists begin many of them with the same word."""
-    out = [title(r) for _ in range(count)]
+    """Titles of a list's tasks; some lists begin many of them with the same word, some have many
+    that people call by other words."""
+    known = sorted(synonyms()) if r.random() < 0.3 else []
+    out = [r.choice(known) if known and r.random() < 0.7 else title(r) for _ in range(count)]
+    if known:
+        return [t[:1].upper() + t[1:] if r.random() < 0.3 else t for t in dict.fromkeys(out)]
     if count > 1 and r.random() < 0.25:
         first = out[0].split(" ")[0]
         out = [
@@ -371,13 +375,16 @@ class Toolbox:
         self.names = {t: r.choice(TOOL_RENAMES[t]) if vary(0.07) else f"{t}_task" + "s" * (t == "list")
                       for t in tools}  # fmt: skip
         self.props: dict[str, list[Prop]] = {}
-        shuffled = vary(0.35)
+        shuffled = vary(0.5)
+        backwards = shuffled and r.random() < 0.4
         default_shown = r.random() < 0.6
         for tool in tools:
             keys = list(BASE[tool])
             if tool in ("create", "update") and vary(0.05):
                 keys.remove("due")
-            if shuffled:
+            if backwards:
+                keys.reverse()
+            elif shuffled:
                 r.shuffle(keys)
             self.props[tool] = []
             for key in keys:
@@ -463,6 +470,14 @@ CLOSERS = (
     "kind regards|...|!!|tks|thank u|please and thank you|much appreciated|have a nice day"
 ).split("|")
 CLOSERS.remove("asap thanks")
+GREETINGS = (
+    "hi|hello|hey|hi there|hey there|hello there|good morning|good afternoon|good evening|hiya|"
+    "howdy|hi again|hello again|morning|evening|greetings|yo|dear all|hey you|hallo"
+).split("|")
+THANKS = (
+    "thanks|thank you|thx|cheers|many thanks|thanks a lot|ta|thanks!|thank you!|cheers!|thx!|"
+    "thank you so much|thanks so much|thanks again|thanks a bunch|much obliged|ty|tysm"
+).split("|")
 ASIDES = (
     "what a day|sorry for the late message|my coffee is cold already|it's been one of those weeks|"
     "the kids are finally asleep|i just got out of a meeting|hope you're well|i'm on the train|"
@@ -494,6 +509,15 @@ def misspell(text: str, r: random.Random) -> str:
     w = r.choice([w[:i] + w[i + 1 :], w[:i] + w[i] + w[i:], w[:i] + w[i + 1] + w[i] + w[i + 2 :],
                   w[:i] + r.choice("abcdefghijklmnoprstuvwy") + w[i + 1 :]])  # fmt: skip
     return text[: m.start()] + w + text[m.end() :]
+
+
+def slips(text: str, r: random.Random) -> str:
+    """Many slips of the finger: one in about thirty letters, seldom twice as many."""
+    letters = r.choice([30, 30, 30, 15])
+    count = sum(r.random() < 1 / letters for c in SLOT.sub("", text) if c.isalpha())
+    for _ in range(count):
+        text = misspell(text, r)
+    return text
 
 
 # Words that stand for each other in a frame without changing what is asked.
@@ -541,27 +565,31 @@ def dress(frame: str, r: random.Random) -> str:
         if r.random() >= p:
             break
         frame = reword(frame, r)
-    for p in (0.17, 0.35, 0.35):  # seldom a second slip
-        if r.random() >= p:
-            break
-        frame = misspell(frame, r)
+    careless = r.random() < 0.25
     x = r.random()
-    if x < 0.18:
-        opener = r.choice(OPENERS)
+    if x < (0.45 if careless else 0.18):
+        opener = r.choice(GREETINGS if careless and r.random() < 0.7 else OPENERS)
         lower = frame[:1].lower() + frame[1:] if not frame.startswith("I ") else frame
-        frame = f"{opener}{r.choice([',', '', '', ' -', '!', '...', ','])} {lower}"
-    elif x < 0.30:
+        frame = f"{opener}{r.choice([',', '', '', ' -', '!', '...', ',', '.'])} {lower}"
+    elif x < (0.50 if careless else 0.30):
         aside = context(r)
         if r.random() < 0.15:  # somebody who has more to tell
             aside = f"{aside}{r.choice(['. ', ', ', ' and ', '... '])}{context(r)}"
         frame = f"{aside}{r.choice(['.', ',', '...', ' -', '!', ' so', ';'])} {frame}"
     x = r.random()
-    if x < 0.13:
-        frame = f"{frame.rstrip(' .')}{r.choice([' ', ', ', '. ', ' '])}{r.choice(CLOSERS)}"
-    elif x < 0.25:
-        frame = f"{frame.rstrip(' .')}{r.choice(['. ', ', ', ' - ', '; ', ', because ', ', since ', '... '])}{context(r)}"
-    elif x < 0.42:
+    if x < (0.45 if careless else 0.13):
+        closer = r.choice(THANKS if careless and r.random() < 0.7 else CLOSERS)
+        closer = closer.capitalize() if r.random() < 0.3 else closer
+        frame = f"{frame.rstrip(' .')}{r.choice([' ', ', ', '. ', ' '])}{closer}"
+    elif x < (0.50 if careless else 0.25):
+        link = r.choice([". ", ", ", " - ", "; ", ", because ", ", since ", "... "])
+        frame = f"{frame.rstrip(' .')}{link}{context(r)}"
+    elif x < (0.60 if careless else 0.42):
         frame = frame.rstrip(" .!") + "." if not frame.endswith("?") else frame
+    if careless:
+        frame = slips(frame, r)
+    elif r.random() < 0.14:
+        frame = misspell(frame, r)
     x = r.random()
     if x < 0.30:
         frame = re.sub(r"(?<!\{)\b[A-Z]", lambda m: m[0].lower(), frame)
@@ -569,7 +597,7 @@ def dress(frame: str, r: random.Random) -> str:
         frame = frame[:1].upper() + frame[1:]
     elif x < 0.56:
         frame = frame.replace("'", "")
-    elif x < 0.60:
+    elif x < 0.64:
         frame = re.sub(r"[.,!?](?=\s|$)", "", frame)
     return frame
 
@@ -619,6 +647,8 @@ class World:
     listed: list[Known] = field(default_factory=list)  # the last list shown, in its order
     last: Known | None = None  # what "it" means
     made: list[Known] = field(default_factory=list)  # created one after another, nothing between
+    did: list[Action] = field(default_factory=list)  # what the last request asked for
+    numbered: bool = False  # the last list was told as "1. ... 2. ..."
     calls: int = 0
 
 
@@ -648,8 +678,13 @@ class Slots:
             self.values[key] = bare
             return full if name == "due" else bare
         if name == "prio":
-            self.values[key] = r.choice(PRIORITIES)
+            free = [p for p in PRIORITIES if p not in self.texts.values()]
+            self.values[key] = r.choice(free or PRIORITIES)
             return str(self.values[key])
+        if name == "oldprio":  # what it was, or is not to be
+            return r.choice([p for p in PRIORITIES if p not in self.values.values()])
+        if name == "olddate":
+            return date(r)[1]
         if name == "id":
             return self.reference(key)
         if name == "n":  # a number that nothing is to happen to
@@ -673,7 +708,7 @@ class Slots:
         if isinstance(shown, str) and not shown.isdigit():
             x = r.random()
             return shown if x < 0.7 else f"task {shown}" if x < 0.9 else f"#{shown}"
-        if not isinstance(shown, str) and n < 10_000 and r.random() < 0.04:
+        if not isinstance(shown, str) and n < 10_000 and r.random() < 0.08:
             return r.choice(["task {}", "number {}", "{}", "task {}"]).format(spelled(n, r))
         return r.choice(ID_FORMS).format(n=n)
 
@@ -694,6 +729,13 @@ def keyword(known: Known, others: list[Known], r: random.Random, bare: bool = Fa
     words = [w.strip("'\"().,:;!?") for w in (parts[1:] or parts if bare else parts)]
     taken = " ".join(o.title.lower() for o in others if o is not known)
     words = [w for w in words if telling(w) and w.lower() not in COMMON and w.lower() not in taken]
+    if (named := synonyms().get(known.title.lower())) and r.random() < 0.6:
+        named = [n for n in named if not set(n.split()) & set(taken.split())]
+        if named:
+            return r.choice(named)
+    first = parts[0].lower()
+    if first in PAST and first not in taken and len(parts) > 1 and r.random() < 0.08:
+        return gerund(first)
     if not words:
         return None
     i = r.randrange(len(words))
@@ -701,6 +743,25 @@ def keyword(known: Known, others: list[Known], r: random.Random, bare: bool = Fa
     if x < 0.10 and i + 1 < len(words) and f"{words[i]} {words[i + 1]}" in known.title:
         return f"{words[i]} {words[i + 1]}"
     return inflected(words[i]) if x > 0.92 else words[i]
+
+
+def gerund(verb: str) -> str:
+    """The -ing form of a verb of PAST."""
+    if verb.endswith("e") and not verb.endswith("ee"):
+        return verb[:-1] + "ing"
+    if re.fullmatch(r"[^aeiou]*[aeiou][bdgmnpt]|submit", verb):
+        return verb + verb[-1] + "ing"
+    return verb + "ing"
+
+
+@cache
+def synonyms() -> dict[str, tuple[str, ...]]:
+    """Other words for what a title is about, by the title in small letters."""
+    found = {}
+    for line in lines("synonyms"):
+        text, *others = (part.strip() for part in line.split("|"))
+        found[text.lower()] = tuple(other for other in others if other)
+    return found
 
 
 def inflected(word: str) -> str:
@@ -717,33 +778,53 @@ def inflected(word: str) -> str:
 def distinct(listed: list[Known]) -> list[tuple[str, Known]]:
     """Words for the tasks of a list that alone have a priority, a date, none, or are in progress."""
     out = []
-    # A date that somebody gave in words, after the list was shown, says nothing of the others'.
-    dated = all(k.due is None or re.fullmatch(r"\d{4}-\d\d-\d\d", k.due) for k in listed)
+    # Where some dates are in words and others are not, nobody can say which are the same.
+    written = [bool(re.fullmatch(r"\d{4}-\d\d-\d\d", k.due)) for k in listed if k.due]
+    dated = len(set(written)) < 2
+    in_words = dated and not all(written)
     for known in listed:
         if sum(k.priority == known.priority for k in listed) == 1:
             name = known.priority
-            out += [(f"the {name} priority one", known), (f"the one with {name} priority", known)]
+            out += [(f"the {name} priority one", known), (f"the one with {name} priority", known),
+                    (f"whichever is {name} priority", known), (f"the {name} one", known)]  # fmt: skip
             if name == "urgent":
-                out += [("the urgent one", known), ("the only urgent one", known)]
-        if [k.status for k in listed].count("in_progress") == 1 and known.status == "in_progress":
-            out += [("the one in progress", known), ("the one that is in progress", known),
-                    ("the one i'm in the middle of", known), ("the started one", known)]  # fmt: skip
+                out += [("the only urgent one", known), ("whatever is urgent", known)]
+        if [k.status for k in listed].count(known.status) == 1:
+            out += [(text, known) for text in BY_STATUS[known.status]]
         if not dated:
             continue
         if known.due and sum(k.due == known.due for k in listed) == 1:
-            out += [(f"the one due {known.due}", known), (f"the {known.due} one", known)]
-            month, day = MONTHS[int(known.due[5:7]) - 1], int(known.due[8:])
-            same = [k for k in listed if k.due and k.due[5:7] == known.due[5:7]]
-            out += [(f"the one due {month} {day}", known), (f"the one for {day} {month}", known)]
-            if len(same) == 1:
-                out += [(f"the {month} one", known), (f"the one due in {month}", known)]
+            out += [(f"the one due {known.due}", known), (f"the {known.due} one", known),
+                    (f"the thing due on {known.due}", known)]  # fmt: skip
+            if not in_words:
+                month, day = MONTHS[int(known.due[5:7]) - 1], int(known.due[8:])
+                same = [k for k in listed if k.due and k.due[5:7] == known.due[5:7]]
+                out += [
+                    (f"the one due {month} {day}", known),
+                    (f"the one for {day} {month}", known),
+                ]
+                if len(same) == 1:
+                    out += [(f"the {month} one", known), (f"the one due in {month}", known)]
         if len(listed) > 1 and sum((k.due is None) == (known.due is None) for k in listed) == 1:
-            out += (
-                [("the one with a due date", known), ("the one with a deadline", known)]
-                if known.due
-                else [("the one without a due date", known), ("the one with no date", known)]
-            )
+            out += [
+                (text, known)
+                for text in (
+                    ("the one with a due date", "the one with a deadline", "the dated one")
+                    if known.due
+                    else ("the one without a due date", "the one with no date", "the undated one",
+                          "whichever has no date")
+                )
+            ]  # fmt: skip
     return out
+
+
+BY_STATUS = {
+    "in_progress": ["the one in progress", "the one that is in progress", "the started one",
+                    "the one i'm in the middle of", "the one under way"],
+    "completed": ["the completed one", "the finished one", "the one that is completed",
+                  "the one that's already done"],
+    "pending": ["the pending one", "the one that is still pending", "the one not started yet"],
+}  # fmt: skip
 
 
 def places(w: World, i: int) -> list[str]:
@@ -754,12 +835,17 @@ def places(w: World, i: int) -> list[str]:
     out = [f"the {n}{suffix} one", f"the {n}{suffix} on the list", f"the {n}{suffix} of those"]
     if all(k.n != n for k in w.tasks):  # else the number would be a task's own
         out += [f"no {n} on there", f"number {n} on that list", f"the one in position {n}"]
+        if n < 8:
+            out += [f"number {NUMBERS[n]} on there", f"number {NUMBERS[n]} of those"]
+        if w.numbered:
+            out += [f"{n}", f"number {n}", f"no. {n}", f"{n}", f"{n}"]
     if i == 0:
         out += ["top one", "first one", "the one at the top"]
     if n == count:
         out += ["bottom one", "last one", "the one at the bottom", "the last of them"]
     if n == count - 1 and count > 3:
-        out += ["the second to last one", "the last but one"]
+        out += ["the second to last one", "the last but one", "the second-to-last",
+                "the penultimate one", "the next to last one"]  # fmt: skip
     if count == 2:
         out += [["the former", "the first of those two", "the first of the two"],
                 ["the latter", "the second of those two", "the second of the two"]][i]  # fmt: skip
@@ -940,10 +1026,18 @@ def retold(known: Known, others: list[Known]) -> dict[str, str] | None:
     return {"object": thing, "past": past, "participle": participle}
 
 
-def follow_up(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
+@cache
+def naming() -> tuple[tuple[str, str], ...]:
+    """The follow-ups that say by a word which task they are about."""
+    return tuple(f for f in frames("follow_up") if "{keyword}" in f[0] or "{object}" in f[0])
+
+
+def follow_up(
+    r: random.Random, world: World, named: bool = False
+) -> tuple[str, list[Action]] | None:
     """A few words about a task that earlier turns showed, such as "sat actually" or "fish fed";
-    None where the phrase drawn fits no task or no offered tool."""
-    frame, meaning = r.choice(frames("follow_up"))
+    None where the phrase drawn fits no task or no offered tool. named: with a word for it."""
+    frame, meaning = r.choice(naming() if named else frames("follow_up"))
     tool, _, fixed = meaning.partition(" ")
     names = {m[1] for m in SLOT.finditer(frame)}
     words: dict[str, str] = {}
@@ -973,6 +1067,122 @@ def follow_up(r: random.Random, world: World) -> tuple[str, list[Action]] | None
     return text, [Action(tool, {"task_id": world.box.id(known.n), **args})]
 
 
+def follow_ups(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
+    """Two or three of them about different tasks in one breath: "tap is fixed, sunscreen bought";
+    sometimes with a new task or one with a number among them."""
+    texts: list[str] = []
+    actions: list[Action] = []
+    wanted = r.choice([2, 2, 2, 3])
+    for _ in range(12):
+        if len(actions) == wanted:
+            break
+        if r.random() < 0.12:
+            tool = r.choice(list(BASE))
+            found = single(tool, r, world, 0.0) if world.box.offers(tool) else None
+        else:
+            found = follow_up(r, world, named=True)
+        if not found:
+            continue
+        text, (action,) = found
+        about = action.args.get("task_id")
+        if about is not None and about in {a.args.get("task_id") for a in actions}:
+            continue
+        texts.append(text.rstrip(" .,!"))
+        actions.append(action)
+    if len(actions) < 2:
+        return None
+    glue = r.choice([", ", ", ", " and ", " and ", ". ", "; ", ", and ", " but ", "\n", ". And ",
+                     ", also ", " - ", ". Also, "])  # fmt: skip
+    return glue.join(texts) + r.choice(["", "", "", ".", "!", " please"]), actions
+
+
+def pointer(r: random.Random, world: World, taken: set) -> tuple[str, int | str] | None:
+    """(words, id) for a task other than those with the ids `taken`."""
+    others = [k for k in world.tasks if world.box.id(k.n) not in taken]
+    if others and r.random() < 0.8:
+        known = r.choice(others)
+        id_ = world.box.id(known.n)
+        if known in world.listed and r.random() < 0.3:
+            i = world.listed.index(known)
+            if i < len(ORDINALS):
+                ways = [f"the {ORDINALS[i]} one", f"the {ORDINALS[i]}", *places(world, i)]
+                return r.choice(ways), id_
+        if r.random() < 0.2:
+            return r.choice([known.title, known.title.lower(), f"{id_}"]), id_
+        if k := keyword(known, world.tasks, r, bare=True):
+            k = k.lower() if r.random() < 0.6 else k
+            form = r.choice(["{k}", "{k}", "the {k}", "the {k} one", r.choice(lines("refer"))])
+            return form.replace("{k}", k), id_
+        return None
+    shown = world.box.id(number(r))
+    if shown in taken:
+        return None
+    return r.choice(["{}", "task {}", "number {}", "#{}", "{}"]).format(shown), shown
+
+
+def again(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
+    """The last request once more for other tasks, such as "camera too" or "and the car to friday";
+    None where the phrase drawn does not fit."""
+    if not world.did or world.did[0].tool == "create":
+        return None
+    before, taken = world.did[0], {a.args.get("task_id") for a in world.did}
+    frame, meaning = r.choice(frames("again"))
+    if meaning != "same" and (
+        before.tool != "update" or not before.args.keys() & {"due", "priority"}
+    ):
+        return None
+    slots = Slots(r, world, False)
+    found: dict[str, tuple[str, int | str]] = {}
+    for match in SLOT.finditer(frame):
+        if match[1] != "k" or match[0] in found:
+            continue
+        one = pointer(r, world, taken)
+        if one is None:
+            return None
+        taken = {*taken, one[1]}
+        found[match[0]] = one
+    frame = dress(frame, r) if r.random() < 0.5 else frame
+    text = SLOT.sub(lambda m: found[m[0]][0] if m[1] == "k" else slots.text(m[1], m[2]), frame)
+    args = {k: v for k, v in before.args.items() if k != "task_id"}
+    if meaning != "same":
+        args = gather({}, slots)
+    return text, [Action(before.tool, {"task_id": n, **args}) for _, n in found.values()]
+
+
+def same_date(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
+    """A task of a list shall have the date or priority of another one."""
+    frame, key = r.choice(frames("same_date"))
+    models = [k for k in world.listed if getattr(k, key)]
+    if not models or len(world.listed) < 2 or not world.box.offers("update"):
+        return None
+    model = r.choice(models)
+    known = r.choice([k for k in world.listed if k is not model])
+    k, j = (keyword(one, world.tasks, r, bare=True) for one in (known, model))
+    if not k or not j or getattr(known, key) == getattr(model, key):
+        return None
+    frame = dress(frame, r) if r.random() < 0.5 else frame
+    text = SLOT.sub(lambda m: {"k": k, "j": j}.get(m[1], m[0]), frame)
+    return text, [Action("update", {"task_id": world.box.id(known.n), key: getattr(model, key)})]
+
+
+def one_more(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
+    """Another new task after one that was just created, in few words: "also rye bread"."""
+    if not world.did or world.did[0].tool != "create":
+        return None
+    return single("create", r, world, 0, "more")
+
+
+ELLIPTICAL = {again: 0.5, one_more: 0.35, same_date: 0.06}
+
+
+def elliptical(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
+    """What is understood from the request before only, or from a list."""
+    for way, p in ELLIPTICAL.items():
+        if r.random() < p and (found := way(r, world)):
+            return found
+    return None
+
+
 def join(parts: list[str], r: random.Random) -> str:
     last = r.choice([" and ", " and ", ", and ", " & ", ", ", " + ", " and also ", " plus "])
     sep = r.choice([", ", ", ", ", ", " , ", "; ", " and "])
@@ -990,11 +1200,12 @@ MANY_TITLES = (
 
 
 ALL_WORDS = {
-    2: ["both", "both of them", "both tasks", "the two of them", "the two"],
+    2: ["both", "both of them", "both tasks", "the two of them", "the two", "the pair of them",
+        "those two"],
     3: ["all three", "all three of them", "the three tasks"],
     4: ["all four", "all four of them", "all four tasks"],
     5: ["all five", "all five of them", "the five tasks"],
-}
+}  # fmt: skip
 
 
 def one_for_many(
@@ -1014,7 +1225,8 @@ def all_of_them(r: random.Random, world: World) -> tuple[str, list[Action]] | No
     tasks = world.listed or world.made
     if not 2 <= len(tasks) <= 5:
         return None
-    words = ["all of them", "all of those", "them all", "these", "all these", "everything on there"]
+    words = ["all of them", "all of those", "them all", "these", "all these", "everything on there",
+             "the lot", "the whole lot", "every one of them", "each of them"]  # fmt: skip
     return one_for_many(r, world, r.choice(ALL_WORDS[len(tasks)] * 2 + words), tasks)
 
 
@@ -1022,7 +1234,11 @@ def some_of_them(r: random.Random, world: World) -> tuple[str, list[Action]] | N
     """A request for one action on two to four tasks of the list just shown, named in words."""
     if len(world.listed) < 2:
         return None
-    ways = [*at_the_ends(world.listed), *alike(world.listed), by_place(r, world.listed)]
+    ways = [
+        *at_the_ends(world.listed),
+        *alike(world.listed),
+        by_place(r, world.listed, world.numbered),
+    ]
     ways += [way for way in (all_but_one(r, world.listed),) if way] * 2
     ways += [way for way in (by_words(r, world.listed),) if way] * 4
     names, tasks = r.choice(ways)
@@ -1060,7 +1276,8 @@ def all_but_one(r: random.Random, tasks: list[Known]) -> Way | None:
     if k := keyword(tasks[i], tasks, r):
         names += [f"the {k} one", f"the {k} one", k]
     but = r.choice(["all but", "all except", "everything but", "everything except for",
-                    "all of them except", "all of those but"])  # fmt: skip
+                    "all of them except", "all of those but", "everything there except",
+                    "everything apart from", "all of them bar"])  # fmt: skip
     return [f"{but} {r.choice(names)}"], tasks[:i] + tasks[i + 1 :]
 
 
@@ -1070,9 +1287,11 @@ def some(r: random.Random, tasks: list[Known]) -> list[int]:
     return sorted(r.sample(range(count), r.choice([2, 2, 2, 3]) if count > 2 else 2))
 
 
-def by_place(r: random.Random, tasks: list[Known]) -> Way:
+def by_place(r: random.Random, tasks: list[Known], numbered: bool) -> Way:
     places = some(r, tasks)
     names = join([f"the {ORDINALS[i]}" for i in places], r) + r.choice(["", "", " one", " ones"])
+    if numbered:
+        return [names, *[join([str(i + 1) for i in places], r)] * 3], [tasks[i] for i in places]
     return [names], [tasks[i] for i in places]
 
 
@@ -1089,6 +1308,8 @@ def by_words(r: random.Random, tasks: list[Known]) -> Way | None:
 
 def several(r: random.Random, world: World) -> tuple[str, list[Action]]:
     """A request for two to four calls."""
+    if len(world.tasks) > 1 and r.random() < 0.35 and (found := follow_ups(r, world)):
+        return found
     if (world.listed or len(world.made) > 1) and r.random() < 0.65:
         way = all_of_them if not world.listed or r.random() < 0.35 else some_of_them
         if found := way(r, world):
@@ -1320,7 +1541,7 @@ def result(call: dict, content: str) -> dict:
     return {"role": "tool", "tool_call_id": call["id"], "content": content}
 
 
-RESULT_STYLES = ["plain"] * 12 + ["compact", "compact", "id", "short", "extra", "mcp", "mcp",
+RESULT_STYLES = ["plain"] * 11 + ["short"] * 4 + ["compact", "compact", "id", "extra", "mcp", "mcp",
                                   "sentence", "bare"]  # fmt: skip
 
 
@@ -1369,8 +1590,9 @@ class Conversation:
             else:
                 self.messages.clear()
                 return self
-            for _ in range(r.randint(6, 14)):
-                self.exchange(world, bare=True, pointing=True)
+            bare = r.random() < 0.7  # the others show what became of each request
+            for _ in range(r.randint(6, 14) if bare else r.randint(3, 8)):
+                self.exchange(world, bare=bare, pointing=True)
             return self
         if r.random() < 0.58:
             # Requests under one list of tools, without results: many decisions in few tokens.
@@ -1407,33 +1629,44 @@ class Conversation:
                 text, answer = self.off_topic(), CANNOT
             self.messages += [user(text), said(answer)]
 
-    def off_topic(self) -> str:
+    def off_topic(self, world: World | None = None) -> str:
         r = self.r
         text = r.choice(lines(r.choice(["refusal", "nearmiss", "nearmiss"])))
+        known = r.choice(world.tasks) if world and world.tasks else None
+        if known and r.random() < 0.3 and (k := keyword(known, [], r, bare=True)):
+            text = r.choice(lines("beside")).replace("{k}", k.lower())
         text = SLOT.sub(lambda m: fill_words(m[0], r), text)
         if r.random() < 0.2:  # a changed word keeps it off topic and keeps it new
             parts = text.split(" ")
             if len(parts) > 5:
                 parts[r.randrange(3, len(parts))] = word(r)
                 text = " ".join(parts)
-        return dress(text, r) if r.random() < 0.5 else text
+        text = dress(text, r) if r.random() < 0.65 else text
+        return text.upper() if r.random() < 0.03 else text
 
     def exchange(self, world: World, bare: bool = False, pointing: bool = False) -> None:
         """A request, with its answer; bare: the call without its result; pointing: about a task
         that was shown."""
         r, box = self.r, world.box
-        x = r.random() if not pointing else r.uniform(0.38, 1.0)
-        if x < 0.12:
-            self.messages += [user(self.off_topic()), said(CANNOT)]
-            return
+        x = r.random()
+        if pointing:
+            x = 0.0 if x < 0.06 else r.uniform(0.3, 1.0)
+        before, world.did = world.did, []
         if x < 0.14:
+            self.messages += [user(self.off_topic(world)), said(CANNOT)]
+            return
+        if x < 0.16:
             kind, text = r.choice(chat_lines())
             text = dress(text, r) if r.random() < 0.4 else text
             answer = SMALL.get(kind) or (ability(box) if kind == "ability" else CANNOT)
             self.messages += [user(text), said(answer)]
             return
         found = None
-        if (world.last or world.tasks) and r.random() < (0.35 if pointing else 0.22):
+        if before and r.random() < 0.3:
+            world.did = before
+            found = elliptical(r, world)
+            world.did = []
+        if not found and (world.last or world.tasks) and r.random() < (0.35 if pointing else 0.22):
             found = next((f for _ in range(4) if (f := follow_up(r, world))), None)
         if found:
             text, actions = found
@@ -1471,8 +1704,11 @@ class Conversation:
                     }
                 )
         self.messages.append(user(text))
+        alike = {json.dumps({**a.args, "task_id": 0, "title": ""}) + a.tool for a in actions}
+        if len(alike) == 1 and (actions[0].tool == "create" or "title" not in actions[0].args):
+            world.did = [] if actions[0].tool == "list" else actions
         if bare:
-            if len(actions) == 1 and r.random() < 0.08:
+            if len(actions) == 1 and r.random() < 0.10:
                 self.mistake(world, actions[0])
             calls = [box.call(a, world.calls + i) for i, a in enumerate(actions, 1)]
             world.calls += len(calls)
@@ -1530,7 +1766,7 @@ class Conversation:
         touched: list[tuple[Action, Known, list[Known]]] = []
         if len(actions) > 1 and r.random() < 0.12:
             actions = self.half_done(world, actions, answers, touched)
-        elif len(actions) == 1 and r.random() < 0.13:
+        elif len(actions) == 1 and r.random() < 0.16:
             self.mistake(world, actions[0])
         first = world.calls + 1
         world.calls += len(actions)
@@ -1548,6 +1784,7 @@ class Conversation:
                 content = self.carry_out(world, action, answers, touched)
             self.messages.append(result(call, content))
         self.messages.append(said(" ".join(answers)))
+        numbered = False
         if len(touched) == 1 and r.random() < 0.25:  # history as other assistants write it
             action, known, tasks = touched[0]
             if action.tool == "list" and tasks:
@@ -1558,11 +1795,18 @@ class Conversation:
                     + ", ".join(names)
                     + "."
                 )
+                if r.random() < 0.3 and not {k.n for k in world.tasks + tasks} & set(range(1, 11)):
+                    text = r.choice([" ", "\n", ", "]).join(
+                        f"{i}. {k.title}" for i, k in enumerate(tasks, 1)
+                    )
+                    numbered = True
             else:
                 text = r.choice(lines("reported")).replace("{id}", str(box.id(known.n)))
                 text = text.replace("{what}", known.title)
             self.messages[-1] = {**said(text), "learn": False}
         self.remember(world, touched)
+        if any(action.tool == "list" for action, _, _ in touched):
+            world.numbered = numbered
 
     def half_done(
         self, world: World, actions: list[Action], answers: list[str], touched: list
@@ -1600,11 +1844,13 @@ class Conversation:
         r, a = self.r, action.args
         if action.tool == "list":
             count = r.choices([0, 1, 2, 3, 4, 5, 7, 10], [8, 14, 22, 24, 17, 10, 4, 1])[0]
+            when = (lambda r: date(r)[1]) if r.random() < 0.2 else iso
+            texts = titles(count, r)
             tasks = [
                 Known(n, text, a.get("priority") or r.choice(PRIORITIES),
                       a.get("status") or r.choice(STATUSES[:2] + STATUSES),
-                      iso(r) if r.random() < 0.4 else None)
-                for n, text in zip(numbers(count, r), titles(count, r), strict=True)
+                      when(r) if r.random() < 0.4 else None)
+                for n, text in zip(numbers(len(texts), r), texts, strict=True)
             ]  # fmt: skip
             return Known(0, ""), tasks
         if action.tool == "create":
@@ -1713,6 +1959,7 @@ class Conversation:
             options += ["cut", "typo"]
             if action.tool == "create":
                 options += ["no_title"]
+            options += ["empty"]
         if a.get("due") and a["due"] != "none":
             options.append("due")
         if args:
@@ -1736,6 +1983,8 @@ class Conversation:
             elif r.random() < 0.5 and len(digits) > 1:  # two digits changed places
                 i = r.choice(digits[:-1])
                 wrong = n[:i] + n[i + 1] + n[i] + n[i + 2 :]
+            if r.random() < 0.2:  # quite another one
+                wrong = str(world.box.id(number(r)))
             if wrong == n or int(re.sub(r"\D", "", wrong) or 0) == 0:
                 return None
             args[props["task_id"].name] = int(wrong) if isinstance(a["task_id"], int) else wrong
@@ -1754,6 +2003,10 @@ class Conversation:
             if r.random() < 0.3:
                 args = {}
             text = self.error_text(r.choice(errors["missing"]), world, action, "title", "")
+        elif kind == "empty":
+            wrong = r.choice(["", " ", "   ", "  ", "-", "\n", "."])
+            args[props["title"].name] = wrong
+            text = self.error_text(r.choice(errors["empty"]), world, action, "title", wrong)
         elif kind == "no_id":
             args.pop(props["task_id"].name, None)
             text = self.error_text(r.choice(errors["missing"]), world, action, "task_id", "")
@@ -1794,12 +2047,14 @@ class Conversation:
             key = r.choice(list(args))
             wrong = r.choice(
                 "name task id deadline prio when state taskid notes taskID task_title dueDate due_by "
-                "desc description priorityLevel importance stage new_title number".split()
+                "desc description priorityLevel importance stage new_title number reminder "
+                "assignee tags notes color project repeat category owner estimate parent done "
+                "starred label list user_id remind_at due_time subtasks".split()
             )
             if wrong in args:
                 return None
             if r.random() < 0.3:  # one too many
-                value = r.choice(["", "user", True, 1, title(r), "task"])
+                value = r.choice(["", "user", True, False, None, 1, 30, title(r), "task", []])
                 args = {**args, wrong: value}
             else:
                 args = {wrong if k == key else k: v for k, v in args.items()}

@@ -96,8 +96,9 @@ def labels(text: str, offsets: list[tuple[int, int]]) -> dict[tuple[int, int], l
     starts = [start for start, _ in offsets]
     stops = [stop for _, stop in offsets]
     for start, stop, number in entries:
+        classes = digits(number)
         for i in range(bisect_left(starts, start), bisect_left(starts, stop)):
-            out[i, 0] = digits(number)
+            out[i, 0] = classes
     for stop, number in words:  # at a word's last token: only there is the whole word known
         if (i := bisect_left(stops, stop)) < len(offsets):
             out[i, 1] = digits(number)

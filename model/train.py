@@ -150,9 +150,11 @@ def batches(
             for i, (ids, weight, hint) in enumerate(group):
                 tokens[i, : len(ids)] = torch.tensor(ids)
                 weights[i, : len(ids)] = torch.tensor(weight)
-                for (place, step), classes in hint.items():
-                    if place < len(ids):
-                        hints[i, place, step, : len(classes)] = torch.tensor(classes)
+                kept = {at: classes for at, classes in hint.items() if at[0] < len(ids)}
+                if kept:  # all at once: one by one they took a quarter of the time
+                    places, steps = torch.tensor(list(kept)).T
+                    padded = [(c + [UNKNOWN] * DIGITS)[:DIGITS] for c in kept.values()]
+                    hints[i, places, steps] = torch.tensor(padded, dtype=torch.int8)
             real = sum(len(ids) for ids, _, _ in group)
             yield tokens[:, :-1], tokens[:, 1:], weights[:, 1:], hints, real
 
@@ -410,7 +412,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
     if rank == 0:
         print(f"{args.name}: {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters on "
               f"{args.processes} x {device}, {'bf16' if FAST else 'fp32'}", flush=True)  # fmt: skip
-    every = 500 if gpu else 50
+    every = 200 if gpu else 50
     terminal = rank == 0 and sys.stdout.isatty()
     bar = tqdm(total=100, disable=not terminal, bar_format=BAR)
     waited = 0.0  # seconds for conversations that were not written yet
