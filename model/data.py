@@ -217,7 +217,9 @@ ORDINALS = "first second third fourth fifth sixth seventh eighth".split()
 
 
 def spelled(n: int, r: random.Random) -> str:
-    """A number below 10,000 as it is dictated: "three hundred and twelve"."""
+    """A number below 10,000 as it is dictated: "three hundred and twelve", "three one two"."""
+    if n > 99 and "0" not in str(n) and r.random() < 0.3:
+        return " ".join(NUMBERS[int(digit)] for digit in str(n))
     if 20 < n < 100:
         tens, ones = divmod(n, 10)
         return TENS[tens - 2] + (r.choice([" ", "-"]) + NUMBERS[ones] if ones else "")
@@ -455,28 +457,26 @@ def _foreign(name: str) -> dict:
 
 # --- requests ---------------------------------------------------------------------------------
 
-OPENERS = (
-    "hey|hi|hello|hi there|ok|okay|ok so|so|right|right then|good morning|morning|evening|yo|um|"
-    "alright|well|listen|hey there|hey assistant|hello again|please|pls|quick one|one more thing|"
-    "also|and|oh|oh and|ah|actually|now|next|first|hmm|real quick|quickly|btw|sorry|hi again|"
-    "dear assistant|good afternoon|hey so|just|hey can you|could you please|can you|could you|"
-    "would you|would you please|can u|i'd like you to|i want you to|i need you to|please could you|"
-    "kindly|be a dear and|go ahead and|let's|lets|you can|you may|when you get a chance"
-).split("|")
-CLOSERS = (
-    "thanks|please|thank you|thx|ta|cheers|pls|many thanks|ok?|okay?|thanks!|please!|:)|!|thank you!|"
-    "asap thanks|thanks a lot|thanks in advance|will you?|would you?|for me|for me please|now|"
-    "if you can|if possible|and that's it|that's all|got it?|lol|haha|you're a star|appreciate it|"
-    "kind regards|...|!!|tks|thank u|please and thank you|much appreciated|have a nice day"
-).split("|")
-CLOSERS.remove("asap thanks")
 GREETINGS = (
     "hi|hello|hey|hi there|hey there|hello there|good morning|good afternoon|good evening|hiya|"
     "howdy|hi again|hello again|morning|evening|greetings|yo|dear all|hey you|hallo"
 ).split("|")
+OPENERS = GREETINGS + (
+    "ok|okay|ok so|so|right|right then|um|alright|well|listen|hey assistant|please|pls|quick one|"
+    "one more thing|also|and|oh|oh and|ah|actually|now|next|first|hmm|real quick|quickly|btw|sorry|"
+    "dear assistant|hey so|just|hey can you|could you please|can you|could you|"
+    "would you|would you please|can u|i'd like you to|i want you to|i need you to|please could you|"
+    "kindly|be a dear and|go ahead and|let's|lets|you can|you may|when you get a chance"
+).split("|")
 THANKS = (
     "thanks|thank you|thx|cheers|many thanks|thanks a lot|ta|thanks!|thank you!|cheers!|thx!|"
     "thank you so much|thanks so much|thanks again|thanks a bunch|much obliged|ty|tysm"
+).split("|")
+CLOSERS = THANKS + (
+    "please|pls|ok?|okay?|please!|:)|!|thanks in advance|will you?|would you?|for me|"
+    "for me please|now|if you can|if possible|and that's it|that's all|got it?|lol|haha|"
+    "you're a star|appreciate it|kind regards|...|!!|tks|thank u|please and thank you|"
+    "much appreciated|have a nice day"
 ).split("|")
 ASIDES = (
     "what a day|sorry for the late message|my coffee is cold already|it's been one of those weeks|"
@@ -647,9 +647,13 @@ class World:
     listed: list[Known] = field(default_factory=list)  # the last list shown, in its order
     last: Known | None = None  # what "it" means
     made: list[Known] = field(default_factory=list)  # created one after another, nothing between
-    did: list[Action] = field(default_factory=list)  # what the last request asked for
+    did: list[Action] = field(default_factory=list)  # what the last request asked for, of one kind
     numbered: bool = False  # the last list was told as "1. ... 2. ..."
     calls: int = 0
+
+
+def numbered_as(id_: int | str, r: random.Random) -> str:
+    return r.choice(["{}", "#{}", "task {}", "{}"]).format(id_)
 
 
 class Slots:
@@ -688,9 +692,7 @@ class Slots:
         if name == "id":
             return self.reference(key)
         if name == "n":  # a number that nothing is to happen to
-            return r.choice(["{n}", "#{n}", "task {n}", "{n}"]).format(
-                n=self.world.box.id(number(r))
-            )
+            return numbered_as(self.world.box.id(number(r)), r)
         if name == "note":
             return title(r)
         return fill_words("{" + name + "}", r)
@@ -776,7 +778,8 @@ def inflected(word: str) -> str:
 
 
 def distinct(listed: list[Known]) -> list[tuple[str, Known]]:
-    """Words for the tasks of a list that alone have a priority, a date, none, or are in progress."""
+    """Words for the tasks of a list that alone have a priority, a status, a date or its month, or
+    are the only one with a date or without."""
     out = []
     # Where some dates are in words and others are not, nobody can say which are the same.
     written = [bool(re.fullmatch(r"\d{4}-\d\d-\d\d", k.due)) for k in listed if k.due]
@@ -1120,12 +1123,12 @@ def pointer(r: random.Random, world: World, taken: set) -> tuple[str, int | str]
     return r.choice(["{}", "task {}", "number {}", "#{}", "{}"]).format(shown), shown
 
 
-def again(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
-    """The last request once more for other tasks, such as "camera too" or "and the car to friday";
-    None where the phrase drawn does not fit."""
-    if not world.did or world.did[0].tool == "create":
+def again(r: random.Random, world: World, did: list[Action]) -> tuple[str, list[Action]] | None:
+    """The last request, `did`, once more for other tasks, such as "camera too" or "and the car to
+    friday"; None where the phrase drawn does not fit."""
+    if did[0].tool == "create":
         return None
-    before, taken = world.did[0], {a.args.get("task_id") for a in world.did}
+    before, taken = did[0], {a.args.get("task_id") for a in did}
     frame, meaning = r.choice(frames("again"))
     if meaning != "same" and (
         before.tool != "update" or not before.args.keys() & {"due", "priority"}
@@ -1149,7 +1152,7 @@ def again(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
     return text, [Action(before.tool, {"task_id": n, **args}) for _, n in found.values()]
 
 
-def same_date(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
+def same_date(r: random.Random, world: World, did: list[Action]) -> tuple[str, list[Action]] | None:
     """A task of a list shall have the date or priority of another one."""
     frame, key = r.choice(frames("same_date"))
     models = [k for k in world.listed if getattr(k, key)]
@@ -1165,9 +1168,9 @@ def same_date(r: random.Random, world: World) -> tuple[str, list[Action]] | None
     return text, [Action("update", {"task_id": world.box.id(known.n), key: getattr(model, key)})]
 
 
-def one_more(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
+def one_more(r: random.Random, world: World, did: list[Action]) -> tuple[str, list[Action]] | None:
     """Another new task after one that was just created, in few words: "also rye bread"."""
-    if not world.did or world.did[0].tool != "create":
+    if did[0].tool != "create":
         return None
     return single("create", r, world, 0, "more")
 
@@ -1175,10 +1178,12 @@ def one_more(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
 ELLIPTICAL = {again: 0.5, one_more: 0.35, same_date: 0.06}
 
 
-def elliptical(r: random.Random, world: World) -> tuple[str, list[Action]] | None:
-    """What is understood from the request before only, or from a list."""
+def elliptical(
+    r: random.Random, world: World, did: list[Action]
+) -> tuple[str, list[Action]] | None:
+    """What is understood from what the request before asked for, `did`, or from a list, only."""
     for way, p in ELLIPTICAL.items():
-        if r.random() < p and (found := way(r, world)):
+        if r.random() < p and (found := way(r, world, did)):
             return found
     return None
 
@@ -1187,6 +1192,12 @@ def join(parts: list[str], r: random.Random) -> str:
     last = r.choice([" and ", " and ", ", and ", " & ", ", ", " + ", " and also ", " plus "])
     sep = r.choice([", ", ", ", ", ", " , ", "; ", " and "])
     return parts[0] if len(parts) == 1 else sep.join(parts[:-1]) + last + parts[-1]
+
+
+def spared(text: str, name: str, r: random.Random) -> str:
+    """The request with a word on one task, `name`, that nothing is to happen to."""
+    way = r.choice(lines("spared"))
+    return way.replace("{n}", name).replace("{t}", text.rstrip(" .,!"))
 
 
 MANY_TITLES = (
@@ -1239,6 +1250,8 @@ def some_of_them(r: random.Random, world: World) -> tuple[str, list[Action]] | N
         *alike(world.listed),
         by_place(r, world.listed, world.numbered),
     ]
+    if r.random() < 0.15 and 3 <= len(world.listed) <= 5:
+        return all_others(r, world)
     ways += [way for way in (all_but_one(r, world.listed),) if way] * 2
     ways += [way for way in (by_words(r, world.listed),) if way] * 4
     names, tasks = r.choice(ways)
@@ -1281,6 +1294,20 @@ def all_but_one(r: random.Random, tasks: list[Known]) -> Way | None:
     return [f"{but} {r.choice(names)}"], tasks[:i] + tasks[i + 1 :]
 
 
+def all_others(r: random.Random, world: World) -> tuple[str, list[Action]]:
+    """One action on all tasks of a list but the one that is named beside it."""
+    tasks = world.listed
+    i = r.randrange(len(tasks))
+    others = tasks[:i] + tasks[i + 1 :]
+    names = [f"the {ORDINALS[i]} one", f"the {ORDINALS[i]}"]
+    if k := keyword(tasks[i], tasks, r):
+        names += [k, k, f"the {k}", f"the {k} one"]
+    rest = ["the others", "the other ones", "the rest", "all the others", "the remaining ones",
+            f"the other {NUMBERS[len(others)]}", f"other {NUMBERS[len(others)]}"]  # fmt: skip
+    text, actions = one_for_many(r, world, r.choice(rest), others)
+    return spared(text, r.choice(names), r), actions
+
+
 def some(r: random.Random, tasks: list[Known]) -> list[int]:
     """Places of two or three tasks near the top, counted from 0."""
     count = min(len(tasks), 6)
@@ -1289,10 +1316,10 @@ def some(r: random.Random, tasks: list[Known]) -> list[int]:
 
 def by_place(r: random.Random, tasks: list[Known], numbered: bool) -> Way:
     places = some(r, tasks)
-    names = join([f"the {ORDINALS[i]}" for i in places], r) + r.choice(["", "", " one", " ones"])
+    names = [join([f"the {ORDINALS[i]}" for i in places], r) + r.choice(["", "", " one", " ones"])]
     if numbered:
-        return [names, *[join([str(i + 1) for i in places], r)] * 3], [tasks[i] for i in places]
-    return [names], [tasks[i] for i in places]
+        names += [join([str(i + 1) for i in places], r)] * 3
+    return names, [tasks[i] for i in places]
 
 
 def by_words(r: random.Random, tasks: list[Known]) -> Way | None:
@@ -1368,6 +1395,8 @@ def several(r: random.Random, world: World) -> tuple[str, list[Action]]:
         slots = Slots(r, world, False)
         frame = dress(frame, r).replace("{id} is ", "{id} are ").replace("{id}'s", "{id} are")
         text = SLOT.sub(lambda m: listing if m[1] == "id" else slots.text(m[1], m[2]), frame)
+        if r.random() < 0.12 and (other := number(r)) not in ids:
+            text = spared(text, form.format(n=world.box.id(other)), r)
         base = gather(parse_meaning(meaning), slots)
         if tool == "update" and not base:
             return several(r, world)
@@ -1584,14 +1613,18 @@ class Conversation:
             # names, and then its number, is learned late, and from many examples only.
             for _ in range(20):
                 self.messages.clear()
-                self.listing(world)
-                if 2 <= len(world.listed) <= 5:
+                if made := r.random() < 0.25 and box.offers("create"):
+                    self.making(world)
+                else:
+                    self.listing(world)
+                if 2 <= len(world.made if made else world.listed) <= 5:
                     break
             else:
                 self.messages.clear()
                 return self
             bare = r.random() < 0.7  # the others show what became of each request
-            for _ in range(r.randint(6, 14) if bare else r.randint(3, 8)):
+            turns = r.randint(1, 4) if made else r.randint(6, 14) if bare else r.randint(3, 8)
+            for _ in range(turns):
                 self.exchange(world, bare=bare, pointing=True)
             return self
         if r.random() < 0.58:
@@ -1633,10 +1666,18 @@ class Conversation:
         r = self.r
         text = r.choice(lines(r.choice(["refusal", "nearmiss", "nearmiss"])))
         known = r.choice(world.tasks) if world and world.tasks else None
-        if known and r.random() < 0.3 and (k := keyword(known, [], r, bare=True)):
-            text = r.choice(lines("beside")).replace("{k}", k.lower())
-        text = SLOT.sub(lambda m: fill_words(m[0], r), text)
-        if r.random() < 0.2:  # a changed word keeps it off topic and keeps it new
+        k = keyword(known, [], r, bare=True) if known else None
+        beyond = world is not None and r.random() < 0.3
+        if beyond:  # about tasks, and nothing that a tool can do
+            text = r.choice(lines("beyond"))
+        elif k and r.random() < 0.3:
+            text = r.choice(lines("beside"))
+        text = text.replace("{k}", k.lower() if k else word(r))
+        slots = Slots(r, world or World(Toolbox(r, plain=True)), False)
+        if known and r.random() < 0.5:
+            slots.texts["n"] = numbered_as(world.box.id(known.n), r)
+        text = SLOT.sub(lambda m: slots.text(m[1], m[2]), text)
+        if not beyond and r.random() < 0.2:  # a changed word keeps it off topic and keeps it new
             parts = text.split(" ")
             if len(parts) > 5:
                 parts[r.randrange(3, len(parts))] = word(r)
@@ -1663,9 +1704,7 @@ class Conversation:
             return
         found = None
         if before and r.random() < 0.3:
-            world.did = before
-            found = elliptical(r, world)
-            world.did = []
+            found = elliptical(r, world, before)
         if not found and (world.last or world.tasks) and r.random() < (0.35 if pointing else 0.22):
             found = next((f for _ in range(4) if (f := follow_up(r, world))), None)
         if found:
@@ -1708,7 +1747,7 @@ class Conversation:
         if len(alike) == 1 and (actions[0].tool == "create" or "title" not in actions[0].args):
             world.did = [] if actions[0].tool == "list" else actions
         if bare:
-            if len(actions) == 1 and r.random() < 0.10:
+            if len(actions) == 1 and r.random() < 0.14:
                 self.mistake(world, actions[0])
             calls = [box.call(a, world.calls + i) for i, a in enumerate(actions, 1)]
             world.calls += len(calls)
@@ -1755,6 +1794,13 @@ class Conversation:
             self.messages.append(user(text))
             self.act(world, actions)
 
+    def making(self, world: World) -> None:
+        """Two or three new tasks at once, so that the next request can mean both or one of them."""
+        text, actions = several(self.r, world)
+        if all(a.tool == "create" for a in actions) and self.fits(world, actions):
+            self.messages.append(user(text))
+            self.act(world, actions)
+
     def calls(self, calls: list[dict], learn: bool = True) -> None:
         """Append an assistant's message with calls."""
         message = {"role": "assistant", "content": None, "tool_calls": calls}
@@ -1766,14 +1812,14 @@ class Conversation:
         touched: list[tuple[Action, Known, list[Known]]] = []
         if len(actions) > 1 and r.random() < 0.12:
             actions = self.half_done(world, actions, answers, touched)
-        elif len(actions) == 1 and r.random() < 0.16:
+        elif len(actions) == 1 and r.random() < 0.22:
             self.mistake(world, actions[0])
         first = world.calls + 1
         world.calls += len(actions)
         calls = [box.call(action, n) for n, action in enumerate(actions, first)]
         self.calls(calls)
         for action, call in zip(actions, calls, strict=True):
-            failed = self.failure(world, action) if r.random() < 0.09 else None
+            failed = self.failure(world, action) if r.random() < 0.06 else None
             if failed:
                 content = self.error_content(failed)
                 short = failed if len(failed) < 90 else re.split(r"(?<=[.!;:])\s", failed)[0]
@@ -1817,11 +1863,11 @@ class Conversation:
         flawed = self.flaw(world, actions[i])
         if not flawed:
             return actions
-        args, text = flawed
+        wrong, args, text = flawed
         first = world.calls + 1
         world.calls += len(actions)
         calls = [
-            world.box.call(action, n, args if action is actions[i] else None)
+            world.box.call(*((wrong, n, args) if action is actions[i] else (action, n)))
             for n, action in enumerate(actions, first)
         ]
         self.calls(calls, learn=False)
@@ -1927,23 +1973,38 @@ class Conversation:
         it."""
         found = False
         while flawed := self.flaw(world, action):
-            args, text = flawed
+            wrong, args, text = flawed
             found = True
             world.calls += 1
-            call = world.box.call(action, world.calls, args)
+            call = world.box.call(wrong, world.calls, args)
             self.calls([call], learn=False)
             self.messages.append(result(call, self.error_content(text)))
             if self.r.random() > 0.1:
                 break
         return found
 
+    def numbers_said(self, but: str) -> list[str]:
+        """The other numbers in the request that is being answered."""
+        said = next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
+        return [n for n in re.findall(r"\d+", said) if n != but]
+
     def error_content(self, text: str) -> str:
         if self.style == "mcp":
             return json.dumps([{"type": "text", "text": text}], ensure_ascii=False)
-        return text if self.r.random() < 0.2 else json.dumps({"error": text}, ensure_ascii=False)
+        if self.r.random() < 0.2:
+            return text
+        shape = {"error": text}
+        if self.r.random() < 0.15:
+            shape = self.r.choice([
+                {"ok": False, "message": text}, {"status": "error", "detail": text},
+                {"code": self.r.choice([400, 404, 409, 422, 500]), "message": text},
+                {"error": {"message": text}}, {"success": False, "error": text},
+                {"result": None, "errors": [text]}, {"type": "error", "title": text},
+            ])  # fmt: skip
+        return json.dumps(shape, ensure_ascii=False)
 
-    def flaw(self, world: World, action: Action) -> tuple[dict, str] | None:
-        """Arguments that are wrong in one way, and what a tool says to them."""
+    def flaw(self, world: World, action: Action) -> tuple[Action, dict, str] | None:
+        """A call that is wrong in one way, its arguments, and what a tool says to them."""
         r, box = self.r, world.box
         a = dict(action.args)
         args = box.arguments(action)
@@ -1966,9 +2027,26 @@ class Conversation:
             options.append("unknown")
         if not options:
             return None
+        if action.tool == "list" and len(a) > 1:
+            options += ["crossed"] * 2
+        instead = "create" if action.tool == "update" and a.get("title") else "update"
+        if action.tool in ("update", "delete") and action.tool != instead and box.offers(instead):
+            options.append("tool")
         kind = r.choice(options)
         errors = error_lines()
-        if kind in ("priority", "status"):
+        if kind == "tool":
+            other = {p.key: p.name for p in box.props[instead]}
+            given = {"title": a.get("title"), "task_id": a.get("task_id"),
+                     "status": r.choice(["deleted", "removed", "cancelled", "trash", "archived"])}  # fmt: skip
+            keys = ("title", "task_id") if instead == "create" else ("task_id", "status")
+            args = {other.get(key, key): given[key] for key in keys}
+            text = self.error_text(r.choice(errors["wrong_tool"]), world, action, "task_id", "")
+            action = Action(instead, a)
+        elif kind == "crossed":
+            one, other = (props[key].name for key in ("status", "priority"))
+            args[one], args[other] = args[other], args[one]
+            text = self.error_text(r.choice(errors["bad_enum"]), world, action, "status", args[one])
+        elif kind in ("priority", "status"):
             key = kind
             wrong = r.choice(BAD_ENUM[a[key]])
             args[props[key].name] = wrong
@@ -1983,8 +2061,17 @@ class Conversation:
             elif r.random() < 0.5 and len(digits) > 1:  # two digits changed places
                 i = r.choice(digits[:-1])
                 wrong = n[:i] + n[i + 1] + n[i] + n[i + 2 :]
-            if r.random() < 0.2:  # quite another one
+            x = r.random()
+            if x < 0.15:  # quite another one
                 wrong = str(world.box.id(number(r)))
+            elif x < 0.35 and (others := self.numbers_said(n)):  # another number of the request
+                wrong = r.choice(others)
+            elif x < 0.45:  # a digit twice
+                wrong = n[: i + 1] + n[i:]
+            elif x < 0.55 and len(digits) > 1:  # a digit lost
+                wrong = n[:i] + n[i + 1 :]
+            elif x < 0.65 and len(world.tasks) > 1:  # the task beside it
+                wrong = str(world.box.id(r.choice(world.tasks).n))
             if wrong == n or int(re.sub(r"\D", "", wrong) or 0) == 0:
                 return None
             args[props["task_id"].name] = int(wrong) if isinstance(a["task_id"], int) else wrong
@@ -1994,9 +2081,12 @@ class Conversation:
                 return None
             n = a["task_id"]
             wrong = r.choice(
-                [f"#{n}", f"task {n}", str(n), f"no. {n}", f"{n}.0", f"TASK-{n}", f"id:{n}"]
+                [f"#{n}", f"task {n}", str(n), f"no. {n}", f"{n}.0", f"TASK-{n}", f"id:{n}", [n]]
+                + ([spelled(n, r)] if n < 10_000 else [])
+                + [word(r)]
             )
             args[props["task_id"].name] = wrong
+            wrong = str(wrong)
             text = self.error_text(r.choice(errors["bad_type"]), world, action, "task_id", wrong)
         elif kind == "no_title":
             args.pop(props["title"].name, None)
@@ -2012,6 +2102,10 @@ class Conversation:
             text = self.error_text(r.choice(errors["missing"]), world, action, "task_id", "")
         elif kind == "typo":
             wrong = misspell(a["title"], r)
+            if not a["title"].isascii():  # letters that some terminal did not know
+                wrong = re.sub(r"[^\x00-\x7f]", r.choice(["?", "??", "\ufffd", "_"]), a["title"])
+            elif world.tasks and r.random() < 0.2:  # what another task is called
+                wrong = r.choice(world.tasks).title
             if wrong == a["title"]:
                 return None
             args[props["title"].name] = wrong
@@ -2021,25 +2115,18 @@ class Conversation:
             if len(words) < 3:
                 return None
             wrong = " ".join(words[: r.randint(1, len(words) - 1)])
+            if r.random() < 0.25:
+                wrong += r.choice(["...", "\u2026", " ...", "-", ","])
+            elif r.random() < 0.3:  # within a word
+                wrong = a["title"][: r.randint(len(words[0]), len(a["title"]) - 1)]
             args[props["title"].name] = wrong
             text = self.error_text(r.choice(errors["cut"]), world, action, "title", wrong)
         elif kind == "due":
             wrong = r.choice(
-                [
-                    "11/31",
-                    "soonish",
-                    "31.02.",
-                    "T+3",
-                    "0000-00-00",
-                    "next",
-                    "eod+1",
-                    "xx",
-                    "tmrw",
-                    "2026-2-12",
-                    [a["due"]],
-                    5,
-                ]
-            )
+                ["11/31", "soonish", "31.02.", "T+3", "0000-00-00", "next", "eod+1", "xx", "tmrw",
+                 "2026-2-12", [a["due"]], 5, f"{iso(r)}T00:00:00Z", r.randrange(10**9, 2 * 10**9),
+                 "09/09", "?", "", None, a["due"][:2], f"{a['due']}?", "1d", iso(r)[2:]]
+            )  # fmt: skip
             args[props["due"].name] = wrong
             wrong = str(wrong)
             text = self.error_text(r.choice(errors["bad_date"]), world, action, "due", wrong)
@@ -2061,7 +2148,13 @@ class Conversation:
             names = ", ".join(p.name for p in box.props[action.tool])
             values = {"field": wrong, "accepted": names, "tool": box.names[action.tool]}
             text = SLOT.sub(lambda m: values.get(m[1], m[0]), r.choice(errors["unknown_field"]))
-        return args, text
+        if r.random() < 0.35:
+            # Whatever the error says: a call that is not what was asked for is to be mended. From
+            # kinds of errors alone it would be learned which of them end in an apology.
+            other = r.choice(["unavailable", "unavailable", *errors])
+            shown = str(next(iter(args.values()), ""))
+            text = self.error_text(r.choice(errors[other]), world, action, "task_id", shown)
+        return action, args, text
 
 
 def conversations(
