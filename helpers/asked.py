@@ -366,6 +366,11 @@ def only_asks(request: str) -> bool:
     return bool(parts) and not any(asks for _, asks in parts)
 
 
+def asking_parts(request: str) -> list[str]:
+    """The parts of a request that ask for something, or report it; none that is negated."""
+    return [part.strip() for part, asks in _segments(request) if asks and "_" not in asks]
+
+
 def numbered(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The tasks that a request names by a number in their titles, and a word of them: "bug 421".
 

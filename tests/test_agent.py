@@ -258,6 +258,81 @@ def test_the_first_one_is_looked_up_where_nobody_has_seen_a_list(store):
     assert all(title in sent for title in TITLES)
 
 
+SORRY = "Sorry, I can only help with your task list."
+
+
+def test_what_the_model_overlooked_is_asked_again_with_the_tasks_in_view(store):
+    script = [text(SORRY), tool_call("complete_task", task_id=2)]
+    (turn,), items, (server,) = play(store, [script], "my teeth are seen to")
+    assert status(store, 2) == "completed" and turn.text == "Completed task 2: book the dentist."
+    first, second = (json.dumps(request.body["messages"]) for request in server.requests)
+    assert all(title in second and title not in first for title in TITLES)
+    assert items[0]["content"] == "my teeth are seen to" and SORRY not in json.dumps(items)
+
+
+def test_a_part_that_was_left_out_is_asked_for_by_itself(store):
+    script = [tool_call("complete_task", task_id=1), tool_call("complete_task", task_id=3)]
+    (turn,), items, (server,) = play(store, [script], "plants watered, rent paid")
+    assert [call["arguments"]["task_id"] for call in turn.done] == [1, 3]
+    assert [status(store, n) for n in (1, 2, 3)] == ["completed", "pending", "completed"]
+    assert server.requests[1].body["messages"][-1]["content"] == "rent paid"
+    assert [item["content"] for item in items if item.get("role") == "user"] == [turn.request]
+
+
+def test_a_second_look_that_finds_nothing_changes_nothing(store):
+    script = [text(SORRY), tool_call("complete_task", task_id=9)]
+    (turn,), items, (server,) = play(store, [script], "my teeth are seen to")
+    assert len(server.requests) > 1
+    assert (turn.text, turn.calls) == (SORRY, []) and not turn.done
+    assert [item.get("role") for item in items] == ["user", "assistant"]
+
+
+def test_a_failure_of_the_second_look_is_none_of_the_turn(store):
+    script = [tool_call("complete_task", task_id=1), error(500), error(500), error(500)]
+    (turn,), *_ = play(store, [script], "plants watered, rent paid")
+    assert (turn.state, turn.text) == ("answered", "Completed task 1: water the plants.")
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["What is due next week?", "thank you very much", "is the dentist booked?", "do it again"],
+)
+def test_no_second_look_at_questions_thanks_and_what_points_back(said, store):
+    *_, (server,) = play(store, [[text(SORRY)]], said)
+    assert len(server.requests) == 1
+
+
+def test_of_a_request_that_was_done_nothing_is_left_over():
+    tasks = [{"task_id": n, "title": title} for n, title in enumerate(TITLES, 1)]
+    done = [{"done": True, "arguments": {"task_id": 1}}]
+    assert guardrails.overlooked("plants watered, rent paid", done, tasks) == ["rent paid"]
+    assert not guardrails.overlooked("plants watered, but do not touch the rent", done, tasks)
+    assert not guardrails.overlooked("plants watered, was the rent paid?", done, tasks)
+    assert not guardrails.overlooked("task 1 is done before the rent", done, tasks)
+    made = [{"done": True, "arguments": {"title": "rent a car"}}]
+    assert not guardrails.overlooked("plants watered, rent a car", made, tasks)
+    refused = [*done, {"done": False, "arguments": {"task_id": 3}}]
+    assert not guardrails.overlooked("plants watered, rent paid", refused, tasks)
+
+
+def test_the_other_one_too_is_deleted_as_the_one_before(store):
+    script = [tool_call("delete_task", task_id=1), tool_call("delete_task", task_id=3)]
+    turns, *_ = play(store, [script], "delete the plants", "the rent too")
+    assert [len(turn.done) for turn in turns] == [1, 1]
+    script = [tool_call("complete_task", task_id=2), tool_call("delete_task", task_id=4)]
+    store.create("buy tickets")
+    turns, *_ = play(store, [script], "dentist booked", "the tickets too")
+    assert [len(turn.done) for turn in turns] == [1, 0] and store.get(4)
+
+
+def test_what_is_completed_is_shown_where_nothing_open_is_meant(store):
+    store.complete(2)
+    reopen = tool_call("update_task", task_id=2, status="pending")
+    (turn,), _, (server,) = play(store, [[reopen]], "reopen the dentist")
+    assert turn.done and status(store, 2) == "pending"
+    assert '"task_id": 2' in json.dumps(server.requests[0].body["messages"]).replace("\\", "")
+
+
 def test_a_number_tells_titles_apart(store):
     for number in (4, 3, 2):  # tasks 4, 5 and 6
         store.create(f"write chapter {number}")

@@ -110,6 +110,7 @@ class _Now:
     seen: dict[str, str] = field(default_factory=dict)
     done: int = 0
     repair: bool = False
+    again: bool = False  # with all tasks in view, see _look_again
     models: int = 1
     asking: Asking = field(default_factory=Asking)
 
@@ -216,6 +217,7 @@ class TaskAgent:
             before = len(await self.session.get_items())
             try:
                 await self._run(now)
+                await self._look_again(now)
             except agents.InputGuardrailTripwireTriggered as tripped:
                 turn.state = "refused"
                 turn.text = tripped.guardrail_result.output.output_info
@@ -238,8 +240,25 @@ class TaskAgent:
                 turn.text = summary([_action(call) for call in turn.calls if _shown(call, turn)])
                 turn.state = "answered" if turn.done else "told"
             turn.by = turn.by or turn.trace.by
-            await self._remember(turn, before)
+            await self._remember(turn, before, anew=now.again)
             return turn
+
+    async def _look_again(self, now: _Now) -> None:
+        """Ask once more for what the model has overlooked, with the tasks in view.
+
+        That is a request with which it did nothing, though it may well mean a task, or the part
+        of one that is about a task of its own: "tap is fixed, sunscreen bought".
+        """
+        turn, tasks = now.turn, self.store.list()["tasks"]
+        parts = guardrails.overlooked(turn.request, turn.calls, tasks) if tasks else []
+        for part in parts:
+            words, before = turn.text, list(turn.calls)
+            now.text, now.again, now.rounds = part, True, 0
+            with suppress(NoModel, openai.APIStatusError, agents.AgentsException):
+                await self._run(now)
+            turn.calls[len(before) :] = [call for call in turn.calls[len(before) :] if call["done"]]
+            turn.text = turn.text if len(turn.calls) > len(before) else words
+        now.text = turn.request
 
     async def _run(self, now: _Now) -> None:
         turn = now.turn
@@ -255,7 +274,7 @@ class TaskAgent:
         )
         try:
             result = await agents.Runner.run(
-                self.agent, now.text, context=now, session=self.session,
+                self.agent, now.text, context=now, session=None if now.again else self.session,
                 max_turns=ROUNDS + 2, run_config=config,
             )  # fmt: skip
             turn.text = str(result.final_output or "")
@@ -280,7 +299,9 @@ class TaskAgent:
         heard = [item for group in before for item in group]
         if now.asking.first:
             current = current[:1]
-        if not now.rounds:
+        if now.again:
+            heard = memory.listing(self._in_view(now.text))
+        elif not now.rounds:
             spoken = guardrails.spoken_of(memory.as_messages(heard))
             likely = [t for t in self._likely(now.text, spoken) if t["task_id"] not in spoken]
             heard += memory.listing(likely[: memory.TASKS_SHOWN]) if likely else []
@@ -290,6 +311,14 @@ class TaskAgent:
         sent = [memory.clean(item) for item in [*heard, *current]]
         return ModelInputData(input=sent, instructions=data.model_data.instructions)
 
+    def _in_view(self, text: str) -> list[Mapping[str, Any]]:
+        """As many tasks as the model is shown: those that are named first, then open ones."""
+        tasks = self.store.list()["tasks"]
+        named = titled(text, tasks)
+        order = sorted(tasks, key=lambda t: (t["task_id"] not in named, t["status"] == "completed"))
+        shown = {task["task_id"] for task in order[: memory.TASKS_SHOWN]}
+        return [task for task in tasks if task["task_id"] in shown]
+
     def _likely(self, text: str, spoken: set[int]) -> list[Mapping[str, Any]]:
         tasks = self.store.list()["tasks"]
         said, named = {str(number) for number in numbers(text)}, titled(text, tasks)
@@ -298,7 +327,8 @@ class TaskAgent:
             found = [task for task in found if said & set(words(task["title"]))]
         elif not found and not spoken and guardrails.counts_them(text):
             found = tasks  # "delete the first one", and nobody has seen a list yet
-        return [task for task in found if task["status"] != "completed"]
+        # What is completed is meant where nothing open is: "reopen the booking".
+        return [task for task in found if task["status"] != "completed"] or found
 
     # --- tools -------------------------------------------------------------------------------
 
@@ -376,10 +406,13 @@ class TaskAgent:
         turn.state = "waiting"
         turn.text = "No model can be reached. It is noted and will be done as soon as one can."
 
-    async def _remember(self, turn: Turn, before: int) -> None:
-        """Leave in the conversation what was said and done; of what went wrong, nothing."""
+    async def _remember(self, turn: Turn, before: int, anew: bool = False) -> None:
+        """Leave in the conversation what was said and done; of what went wrong, nothing.
+
+        anew: what was done stands nowhere in it yet.
+        """
         items = await self.session.get_items()
-        if turn.by == "rules" and turn.done:  # what was done, and not what a model was kept from
+        if (anew or turn.by == "rules") and turn.done:  # not what a model was kept from
             for _ in items[before:]:
                 await self.session.pop_item()
             await self.session.add_items(memory.exchange(turn.request, turn.done, turn.text))

@@ -9,7 +9,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.asked import numbered, numbers, only_asks, only_courtesy, titled
+from helpers.asked import (
+    asking_parts,
+    meant,
+    numbered,
+    numbers,
+    only_asks,
+    only_courtesy,
+    titled,
+)
 from helpers.dates import parse_due
 from helpers.mcp_server import MAX_REQUEST
 from helpers.resilience import plain_rule, said_title
@@ -70,11 +78,13 @@ def harmless(text: str) -> str:
 
 # --- the call --------------------------------------------------------------------------------
 
+LISTING = "list my tasks"  # what a list that nobody asked for is put behind, see memory
 _NAMED = re.compile(r"(?:\btasks?\b|\bnumber\b|\bno\.|#)\s*#?(\d{1,9})\b", re.I)
 _POINTING = re.compile(r"\b(it|its|that|this|them|those|these|they|both|all)\b", re.I)
 _AGAIN = re.compile(r"\b(same|also|again|too|another|as well|likewise)\b", re.I)
 
 
+_LIKEWISE = re.compile(r"\b(too|as well|likewise|same)\b", re.I)
 _COUNTING = re.compile(
     r"\b(?:first|second|third|fourth|fifth|last|next|other|both|all|each|everything|top|bottom"
     r"|rest|remaining)\b",
@@ -87,6 +97,33 @@ def counts_them(text: str) -> bool:
     return bool(_COUNTING.search(text))
 
 
+def overlooked(
+    text: str, calls: Sequence[Mapping[str, Any]], tasks: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """What of a request a model should be asked for once more: all, some parts, or nothing.
+
+    All, where nothing was done for a request that can be understood without what was said before.
+    A part, where it did something with tasks that other parts name, and nothing with the
+    one that this part names.
+
+    Args:
+        text: What the person said.
+        calls: What the model called for it, and whether that was done.
+        tasks: The tasks there are.
+    """
+    if not any(call["done"] for call in calls):
+        alone = not (only_asks(text) or only_courtesy(text) or _POINTING.search(text))
+        return [text] if alone else []
+    if not all(call["done"] and "task_id" in call["arguments"] for call in calls):
+        return []  # some of it was refused, or is about no task that there was
+    tasks = list(tasks)
+    treated = {call["arguments"]["task_id"] for call in calls}
+    about = [(part, meant(part, tasks)) for part in asking_parts(text)]
+    if not any(treated & set(named) for _, named in about):
+        return []
+    return [part for part, named in about if len(named) == 1 and named[0] not in treated]
+
+
 def call_checks(text: str, heard: Sequence[Mapping[str, Any]], store: TaskStore) -> list[Check]:
     """The checks of meaning for the calls of one turn.
 
@@ -95,10 +132,13 @@ def call_checks(text: str, heard: Sequence[Mapping[str, Any]], store: TaskStore)
         heard: The conversation that the model was sent before it, as messages.
         store: The tasks.
     """
-    said = [{"role": "user", "content": text}]
-    title = text
+    people = [m["content"] for m in heard if m["role"] == "user" and m["content"] != LISTING]
+    title = asked = text
     if _AGAIN.search(text):  # "and the same for dad": the title's words were said before
-        title = " ".join([*(m["content"] for m in heard if m["role"] == "user"), text])
+        title = " ".join([*people, text])
+    if _LIKEWISE.search(text):  # "the car too": so was what is to happen
+        asked = " ".join([*people[-1:], text])
+    said = [{"role": "user", "content": asked}]
     return [
         plain_meaning(text),
         known_id(store.get, TaskError),

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helpers.agent.guardrails import harmless, tokens
+from helpers.agent.guardrails import LISTING, harmless, tokens
 
 Item = dict[str, Any]
 
@@ -128,7 +128,7 @@ def listing(tasks: Sequence[Mapping[str, Any]]) -> list[Item]:
     said = "; ".join(f"{task['task_id']} {task['title']}" for task in tasks)
     shown = [{k: v for k, v in task.items() if v is not None} for task in tasks]
     return [
-        {"role": "user", "content": "list my tasks"},
+        {"role": "user", "content": LISTING},
         {"type": "function_call", "call_id": "call_list", "name": "list_tasks", "arguments": "{}"},
         {
             "type": "function_call_output",
