@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "cases",
         nargs="?",
-        help="dev (the default), dev2, test, nothing, or a file of JSON lines; "
+        help="dev (the default), dev2, dev3, test, nothing, or a file of JSON lines; "
         "scenarios, scenarios_dev, scenarios_dev2: the agent, on whole conversations",
     )
     evaluate.add_argument("--model", help=f"name in model/, or a path (default {settings.MODEL})")

@@ -151,7 +151,7 @@ def load_cases(path: str | Path, category: str | None = None) -> list[Case]:
 
     Args:
         path: The ``.jsonl`` file, or the name of one of the course's own sets: ``dev``,
-            ``dev2``, ``test`` or ``nothing``.
+            ``dev2``, ``dev3``, ``test`` or ``nothing``.
         category: Only the cases of this category.
 
     Raises:
@@ -163,7 +163,7 @@ def load_cases(path: str | Path, category: str | None = None) -> list[Case]:
         raise CourseError(
             f"There are no evaluation cases at {path.name}.",
             f"The file {path} does not exist.",
-            "Type dev, dev2, test or nothing for one of the course's own sets in model/evaluation.",
+            "Type dev, dev2, dev3, test or nothing for one of the course's own sets.",
         )
     cases: list[Case] = []
     seen: set[str] = set()

@@ -607,7 +607,7 @@ def test_greeting_and_thanks_stand_apart():
     assert set(many("thanks", case([], user="ok thanks"))) == {"ok thanks"}
 
 
-@pytest.mark.parametrize("split", ["dev", "dev2", "test", "nothing"])
+@pytest.mark.parametrize("split", ["dev", "dev2", "dev3", "test", "nothing"])
 def test_light_noise_leaves_every_right_answer_right(split):
     """On every case of the course: digits, quotes and expected words survive, most else varies."""
     whole = load_cases(split)

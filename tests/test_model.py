@@ -19,7 +19,8 @@ from helpers.tasks import TOOLS, tool_schemas
 
 MODEL = Path(__file__).parents[1] / "model"
 # How many cases of each behaviour at least and at most, and how many behaviours.
-SETS = {"dev": (20, 20, 12), "test": (60, 60, 12), "nothing": (200, 200, 1), "dev2": (30, 70, 9)}
+SETS = {"dev": (20, 20, 12), "test": (60, 60, 12), "nothing": (200, 200, 1), "dev2": (30, 70, 9),
+        "dev3": (50, 70, 4)}  # fmt: skip
 
 sys.path.insert(0, str(MODEL))
 from render import render  # noqa: E402
@@ -40,9 +41,11 @@ def test_evaluation_sets_are_the_frozen_ones(split: str) -> None:
     assert (min(counts.values()), max(counts.values())) == (fewest, most)
 
 
-def test_whoever_looks_at_what_fails_in_dev2_sees_no_request_of_the_test_set() -> None:
-    last = {evaluation.fold(c.messages[-1]["content"] or "") for c in cases("dev2")}
-    assert not last & {evaluation.fold(r) for r in requests("test")}
+@pytest.mark.parametrize("split", ["dev2", "dev3"])
+def test_whoever_looks_at_what_fails_sees_no_request_of_the_test_set(split: str) -> None:
+    frozen = {evaluation.fold(r) for r in requests("test")}
+    shared = [c.id for c in cases(split) if evaluation.fold(c.messages[-1]["content"]) in frozen]
+    assert not shared  # ids, so that a failure shows no request of the test set
 
 
 def test_the_set_that_asks_for_nothing_expects_no_call_and_repeats_no_other_set() -> None:
