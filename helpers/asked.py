@@ -366,6 +366,11 @@ def only_asks(request: str) -> bool:
     return bool(parts) and not any(asks for _, asks in parts)
 
 
+def surely_creates(request: str) -> bool:
+    """Whether a request says beyond doubt that a new task is wanted: "add a task to ..."."""
+    return any(_SURELY_CREATING.search(asks) for _, asks in _segments(request))
+
+
 def asking_parts(request: str) -> list[str]:
     """The parts of a request that ask for something, or report it; none that is negated."""
     return [part.strip() for part, asks in _segments(request) if asks and "_" not in asks]

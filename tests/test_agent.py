@@ -279,6 +279,16 @@ def test_a_part_that_was_left_out_is_asked_for_by_itself(store):
     assert [item["content"] for item in items if item.get("role") == "user"] == [turn.request]
 
 
+def test_for_a_new_task_it_looks_again_without_what_was_said_before_if_there_was_anything(store):
+    created = tool_call("create_task", title="call mum")
+    _, _, (server,) = play(store, [[text(SORRY)]], "add a task to call mum")
+    assert len(server.requests) == 1
+    script = [text("Hello!"), text(SORRY), created]
+    turns, _, (server,) = play(store, [script], "hello", "add a task to call mum")
+    assert len(turns[1].done) == 1 and store.get(4)["title"] == "call mum"
+    assert [m["role"] for m in server.requests[2].body["messages"]] == ["user"]
+
+
 def test_a_second_look_that_finds_nothing_changes_nothing(store):
     script = [text(SORRY), tool_call("complete_task", task_id=9)]
     (turn,), items, (server,) = play(store, [script], "my teeth are seen to")

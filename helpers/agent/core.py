@@ -35,7 +35,7 @@ from helpers.agent.models import (
     asking,
     remote,
 )
-from helpers.asked import numbers, only_asks, titled, words
+from helpers.asked import numbers, only_asks, surely_creates, titled, words
 from helpers.clients import settle_tracing
 from helpers.mcp_server import Action, summary
 from helpers.resilience import Outbox, Trace, plain_rule
@@ -247,10 +247,12 @@ class TaskAgent:
         """Ask once more for what the model has overlooked, with the tasks in view.
 
         That is a request with which it did nothing, though it may well mean a task, or the part
-        of one that is about a task of its own: "tap is fixed, sunscreen bought".
+        of one that is about a task of its own: "tap is fixed, sunscreen bought". Where a new task
+        is wanted, there is none to be in view, and nothing new to ask if nothing was said before.
         """
         turn, tasks = now.turn, self.store.list()["tasks"]
-        parts = guardrails.overlooked(turn.request, turn.calls, tasks) if tasks else []
+        seen = turn.remembered if surely_creates(turn.request) else tasks
+        parts = guardrails.overlooked(turn.request, turn.calls, tasks) if seen else []
         for part in parts:
             words, before = turn.text, list(turn.calls)
             now.text, now.again, now.rounds = part, True, 0
@@ -300,7 +302,8 @@ class TaskAgent:
         if now.asking.first:
             current = current[:1]
         if now.again:
-            heard = memory.listing(self._in_view(now.text))
+            in_view = self._in_view(now.text)
+            heard = memory.listing(in_view) if in_view else []
         elif not now.rounds:
             spoken = guardrails.spoken_of(memory.as_messages(heard))
             likely = [t for t in self._likely(now.text, spoken) if t["task_id"] not in spoken]
@@ -312,7 +315,10 @@ class TaskAgent:
         return ModelInputData(input=sent, instructions=data.model_data.instructions)
 
     def _in_view(self, text: str) -> list[Mapping[str, Any]]:
-        """As many tasks as the model is shown: those that are named first, then open ones."""
+        """As many tasks as the model is shown: those that are named first, then open ones; none
+        where a new one is wanted."""
+        if surely_creates(text):
+            return []
         tasks = self.store.list()["tasks"]
         named = titled(text, tasks)
         order = sorted(tasks, key=lambda t: (t["task_id"] not in named, t["status"] == "completed"))
