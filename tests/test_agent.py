@@ -297,6 +297,14 @@ def test_a_second_look_that_finds_nothing_changes_nothing(store):
     assert [item.get("role") for item in items] == ["user", "assistant"]
 
 
+def test_nothing_is_deleted_because_it_came_into_view(store):
+    script = [text(SORRY), tool_call("delete_task", task_id=2)]
+    (turn,), *_ = play(store, [script], "throw out the tax thing")
+    assert not turn.done and store.get(2)
+    (turn,), *_ = play(store, [script], "throw out the dentist thing")
+    assert len(turn.done) == 1
+
+
 def test_a_failure_of_the_second_look_is_none_of_the_turn(store):
     script = [tool_call("complete_task", task_id=1), error(500), error(500), error(500)]
     (turn,), *_ = play(store, [script], "plants watered, rent paid")

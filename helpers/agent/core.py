@@ -310,6 +310,9 @@ class TaskAgent:
             heard += memory.listing(likely[: memory.TASKS_SHOWN]) if likely else []
         now.turn.remembered = len(heard)
         now.checks = self.call_checks(now.text, memory.as_messages(heard), self.store)
+        if now.again:
+            named = guardrails.named_deletion(now.text, self.store.list()["tasks"])
+            now.checks = [*now.checks, named]
         now.rounds += 1
         sent = [memory.clean(item) for item in [*heard, *current]]
         return ModelInputData(input=sent, instructions=data.model_data.instructions)

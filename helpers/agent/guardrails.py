@@ -209,6 +209,25 @@ def named_task(
     return check
 
 
+def named_deletion(text: str, tasks: Iterable[Mapping[str, Any]]) -> Check:
+    """A check that the person named the task of a deletion, by number or in words.
+
+    For where tasks were put in view that nobody had spoken of: that is no reason to delete one.
+
+    Args:
+        text: What the person said.
+        tasks: The tasks there are.
+    """
+    named = numbers(text) | titled(text, tasks)
+
+    def check(call: ToolCall) -> str | None:
+        if call.name != "delete_task" or call.arguments["task_id"] in named:
+            return None
+        return f"Nobody spoke of task {call.arguments['task_id']}."
+
+    return check
+
+
 def spoken_of(messages: Iterable[Mapping[str, Any]]) -> set[int]:
     """The ids in what people said and tools returned; errors do not count."""
     found: set[int] = set()
