@@ -268,6 +268,7 @@ def test_what_the_model_overlooked_is_asked_again_with_the_tasks_in_view(store):
     first, second = (json.dumps(request.body["messages"]) for request in server.requests)
     assert all(title in second and title not in first for title in TITLES)
     assert items[0]["content"] == "my teeth are seen to" and SORRY not in json.dumps(items)
+    assert turn.spans.count("TaskAgent") == 2  # what both looks did
 
 
 def test_a_part_that_was_left_out_is_asked_for_by_itself(store):

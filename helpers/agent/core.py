@@ -63,7 +63,7 @@ class Turn:
         calls: Each with ``name``, ``arguments``, ``done``, ``result``.
         by: Who answered: a model's name, or ``rules``.
         trace: The decisions: who was asked, and what came.
-        spans: What the Agents SDK did, as a tree.
+        spans: What the Agents SDK did, as a tree; with a second look, as two.
         tokens: Read and written by models in this turn.
         remembered: Items of earlier turns that the model was sent.
         conversation: Its id.
@@ -282,7 +282,7 @@ class TaskAgent:
             turn.text = str(result.final_output or "")
         finally:
             asking.reset(token)
-            turn.spans = spans.take(config.trace_id or "")
+            turn.spans += ("\n" if turn.spans else "") + spans.take(config.trace_id or "")
 
     async def _guard_input(self, context: Any, agent: Any, given: Any) -> Any:
         problem = self.input_problem(context.context.text)
@@ -302,12 +302,11 @@ class TaskAgent:
         if now.asking.first:
             current = current[:1]
         if now.again:
-            in_view = self._in_view(now.text)
-            heard = memory.listing(in_view) if in_view else []
+            heard = memory.listing(self._in_view(now.text))
         elif not now.rounds:
             spoken = guardrails.spoken_of(memory.as_messages(heard))
             likely = [t for t in self._likely(now.text, spoken) if t["task_id"] not in spoken]
-            heard += memory.listing(likely[: memory.TASKS_SHOWN]) if likely else []
+            heard += memory.listing(likely[: memory.TASKS_SHOWN])
         now.turn.remembered = len(heard)
         now.checks = self.call_checks(now.text, memory.as_messages(heard), self.store)
         if now.again:

@@ -124,7 +124,10 @@ def exchange(request: str, calls: Sequence[Mapping[str, Any]], answer: str) -> l
 
 
 def listing(tasks: Sequence[Mapping[str, Any]]) -> list[Item]:
-    """An exchange in which tasks were listed, so that the model knows their numbers."""
+    """An exchange in which tasks were listed, so that the model knows their numbers; nothing where
+    there are none."""
+    if not tasks:
+        return []
     said = "; ".join(f"{task['task_id']} {task['title']}" for task in tasks)
     shown = [{k: v for k, v in task.items() if v is not None} for task in tasks]
     return [
