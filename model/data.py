@@ -181,9 +181,25 @@ def fill_date(text: str, values: dict[str, str]) -> str:
     return SLOT.sub(lambda m: values.get(m[1], m[0]), text)
 
 
+EVERYDAY = (
+    "today | today", "tomorrow | tomorrow", "tonight | tonight", "on {weekday} | {weekday}",
+    "by {weekday} | {weekday}", "{weekday} | {weekday}", "next {weekday} | next {weekday}",
+    "next week | next week", "this week | this week", "this weekend | this weekend",
+    "next month | next month", "tomorrow morning | tomorrow morning", "this evening | this evening",
+    "this afternoon | this afternoon", "tomorrow evening | tomorrow evening",
+    "by tomorrow | tomorrow", "by tonight | tonight", "for tomorrow | tomorrow",
+    "at {hour} | at {hour}", "by {hour} | {hour}", "tomorrow at {hour} | tomorrow at {hour}",
+    "on {month} {day} | {month} {day}", "on the {ordinal} | the {ordinal}", "on {iso} | {iso}",
+    "by {iso} | {iso}", "in {n} days | in {n} days", "by the end of the week | the end of the week",
+    "before {weekday} | before {weekday}", "in an hour | in an hour",
+)  # fmt: skip
+
+
 def date(r: random.Random) -> tuple[str, str]:
     """(phrase as it stands in a sentence, bare form)."""
-    full, bare = (part.strip() for part in r.choice(lines("dates")).split("|"))
+    common = r.random() < COMMON_DATES  # a few dates are most of what people say
+    line = r.choice(EVERYDAY if common else lines("dates"))
+    full, bare = (part.strip() for part in line.split("|"))
     day = r.randint(1, 31)
     suffix = {1: "st", 2: "nd", 3: "rd"}.get(day % 10 if day not in (11, 12, 13) else 0, "th")
     hour = r.randint(1, 12)
@@ -612,6 +628,18 @@ def frames(name: str) -> tuple[tuple[str, str], ...]:
     return tuple(out)
 
 
+PLAINLY = 0.12  # share of the requests for one call that are asked for in the plainest way
+COMMON_DATES = 0.3
+
+
+@cache
+def plain(tool: str) -> tuple[tuple[str, str], ...]:
+    """The plainest (frame, meaning) pairs for a tool."""
+    pairs = (line.split("|", 1) for line in lines("plain"))
+    found = [rest.partition("=>")[::2] for name, rest in pairs if name.strip() == tool]
+    return tuple((frame.strip(), meaning.strip()) for frame, meaning in found)
+
+
 def parse_meaning(text: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in re.split(r"[,;\s]+", text) if "=" in part)
 
@@ -710,7 +738,7 @@ class Slots:
         if isinstance(shown, str) and not shown.isdigit():
             x = r.random()
             return shown if x < 0.7 else f"task {shown}" if x < 0.9 else f"#{shown}"
-        if not isinstance(shown, str) and n < 10_000 and r.random() < 0.08:
+        if not isinstance(shown, str) and n < 10_000 and r.random() < 0.12:
             return r.choice(["task {}", "number {}", "{}", "task {}"]).format(spelled(n, r))
         return r.choice(ID_FORMS).format(n=n)
 
@@ -940,7 +968,9 @@ def refer(r: random.Random, w: World) -> tuple[str, Known | None]:
 
 def prepared(name: str, r: random.Random, world: World, refer_p: float) -> tuple[str, dict, Slots]:
     """(request, meaning, slots) from one phrase of the file `name`."""
-    frame, meaning = r.choice(frames(name))
+    frame, meaning = r.choice(
+        plain(name) if name in BASE and r.random() < PLAINLY else frames(name)
+    )
     frame = dress(frame, r)
     slots = Slots(r, world, r.random() < refer_p)
     text = SLOT.sub(lambda m: slots.text(m[1], m[2]), frame)

@@ -169,6 +169,8 @@ class Stream(torch.utils.data.IterableDataset):
     def __iter__(self):
         tok, seed, size, pointing = self.arguments
         info = torch.utils.data.get_worker_info()
+        if info:  # the process that starts the GPU's kernels goes before those that write for it
+            os.nice(10)
         return batches(tok, seed + (info.id if info else 0), size, pointing)
 
 
