@@ -443,9 +443,10 @@ class Toolbox:
         return self.id_style.format(n) if self.string_ids else n
 
     def arguments(self, action: Action) -> dict:
-        """The arguments as the offered schema writes them, in its order."""
+        """The arguments as the offered schema has them written: in its order, but those that are
+        required first, which is the order that llama.cpp's grammar allows."""
         out = {}
-        for p in self.props[action.tool]:
+        for p in sorted(self.props[action.tool], key=lambda p: not p.required):
             value = action.args.get(p.key)
             if value is None:
                 if not (self.strict and p.required):

@@ -8,6 +8,7 @@
 
     python model/make.py --only curve --runs task-api-model=full   # of a run in work/train/full
     python model/make.py --only draw      # the picture of curves.json again
+    python model/make.py --models task-api-model --mean OUT.gguf A.gguf=0.85 B.gguf=0.15
 
 How many tokens each model is trained on stands in train.py, and what that takes: minutes on a
 large GPU, more than a day on two cores, where `--tokens` or `--minutes` make less of it.
@@ -71,6 +72,30 @@ def export(name: str, checkpoint: Path | None = None, out: Path | None = None) -
     size, seen = path.stat().st_size / 1e6, tokens / 1e6
     print(f"{path.name}: {size:.1f} MB after {seen:.1f} M tokens")
     return path
+
+
+def mean(name: str, out: Path, parts: dict[str, float]) -> Path:
+    """Write the weighted mean of GGUF files that have the shape of NAME's recipe, as a GGUF file.
+
+    Weights of runs that began at the same place can be averaged (Wortsman et al., 2022, "Model
+    soups"); `parts` gives each file's share, all together 1. ValueError if they are not."""
+    import tokenizer
+    from export import export as write
+    from export import read
+    from net import Net
+    from train import RECIPES, shape_of
+
+    if abs(sum(parts.values()) - 1) > 1e-6:
+        raise ValueError(f"The shares add up to {sum(parts.values()):g}, not to 1.")
+    found: dict = {}
+    for path, share in parts.items():
+        net = Net(shape_of(RECIPES[name], tokenizer.load(TOKENIZER)))
+        net.take(read(Path(path)), [])
+        for key, value in net.state_dict().items():
+            found[key] = found.get(key, 0) + share * value
+    net.load_state_dict(found)
+    write(net, TOKENIZER, out, name)
+    return out
 
 
 def measure(name: str, split: str = "test") -> None:
@@ -154,7 +179,20 @@ def main() -> None:
         help="for curve: a run whose folder in work/train is not the model's name; NAME may be "
         "that of a model or any other, such as a size that was tried",
     )
+    parser.add_argument(
+        "--mean",
+        nargs="+",
+        metavar=("OUT", "FILE=SHARE"),
+        help="write the weighted mean of GGUF files of one of --models, and nothing else",
+    )
     args = parser.parse_args()
+    if args.mean:
+        if len(args.models) != 1:
+            parser.error("--mean needs one of --models")
+        out, *parts = args.mean
+        shares = {path: float(share) for path, _, share in (part.rpartition("=") for part in parts)}
+        print(mean(args.models[0], Path(out), shares))
+        return
     wanted = lambda step: args.only in (None, step)  # noqa: E731
     if args.only == "tokenizer" or (args.only is None and not TOKENIZER.exists()):
         make_tokenizer()

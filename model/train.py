@@ -79,6 +79,12 @@ RECIPES = {
 }
 
 
+def shape_of(recipe: Recipe, tok) -> Shape:
+    """A recipe's shape with room for the tokenizer's vocabulary."""
+    # A whole multiple keeps matrix products aligned; the surplus entries are never used.
+    return Shape(vocab=-(-tok.get_vocab_size() // 16) * 16, **recipe.shape)
+
+
 def encode(
     tok, messages: list[dict], tools: list[dict] | None
 ) -> tuple[list[int], list[float], dict[tuple[int, int], list[int]]]:
@@ -316,8 +322,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
     folder = WORK / (args.run or args.name)
     folder.mkdir(parents=True, exist_ok=True)
     tok = tk.load(HERE / "tokenizer.json")
-    # A whole multiple keeps matrix products aligned; the surplus entries are never used.
-    shape = Shape(vocab=-(-tok.get_vocab_size() // 16) * 16, **recipe.shape)
+    shape = shape_of(recipe, tok)
     net = Net(shape, recipe.seed).to(device)
     readers = Readers(shape.dim).to(device)
     new = net.take(read(args.start), args.insert) if args.start else []

@@ -18,6 +18,7 @@ from helpers import backend, evaluation
 from helpers.tasks import TOOLS, tool_schemas
 
 MODEL = Path(__file__).parents[1] / "model"
+MINI = MODEL / "task-api-model-mini.gguf"
 # How many cases of each behaviour at least and at most, and how many behaviours.
 SETS = {"dev": (20, 20, 12), "test": (60, 60, 12), "nothing": (200, 200, 1), "dev2": (30, 70, 9),
         "dev3": (50, 70, 4)}  # fmt: skip
@@ -271,6 +272,18 @@ def test_new_layers_change_nothing_at_first() -> None:
     outputs = dict.fromkeys([2, 3])
     large(tokens, outputs=outputs)
     assert torch.equal(outputs[2], outputs[3])
+
+
+def test_the_mean_of_a_file_with_itself_is_that_file(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the training extra is not installed")
+    import make
+
+    (tmp_path / "copy.gguf").write_bytes(MINI.read_bytes())
+    halves = {str(MINI): 0.5, str(tmp_path / "copy.gguf"): 0.5}
+    made = make.mean("task-api-model-mini", tmp_path / "mean.gguf", halves)
+    assert made.read_bytes() == MINI.read_bytes()
+    with pytest.raises(ValueError, match="The shares add up to"):
+        make.mean("task-api-model-mini", made, {str(MINI): 0.9})
 
 
 def as_ollama_hands_over(messages: list[dict], tools: list[dict]) -> tuple[list[dict], list[dict]]:

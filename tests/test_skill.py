@@ -39,7 +39,7 @@ COUNTED = {
         "arrived": {"task-api-model": types.SimpleNamespace(body={}), "chat-prefix": _TOOLS},
     },
     "L03": {"busy_saw": [3, 1]},
-    "L04": {"stopped": {False: ["nowhere", "nowhere", "nowhere", "meaning", "meaning"]}},
+    "L04": {"stopped": {False: ["nowhere", "nowhere", "nowhere"]}},
     "L05": {"STRANGERS": range(5), "let_in": [5, 0]},
     "L06": {"FAULTS": FAULTS, "seen": _SEEN},
     "L07": {"made": [2, 1]},
