@@ -218,8 +218,25 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", re.sub(r"['\u2019]", "", text.casefold()))
 
 
+_IRREGULAR = {
+    past: verb
+    for line in (
+        "bring brought", "build built", "buy bought", "choose chose chosen", "do did",
+        "drive drove driven", "eat ate eaten", "feed fed", "find found", "fly flew flown",
+        "get got gotten", "give gave given", "hang hung", "hold held", "keep kept", "lay laid",
+        "lend lent", "make made", "meet met", "pay paid", "ride rode ridden", "run ran",
+        "sell sold", "send sent", "sew sewn", "sing sang sung", "speak spoke spoken",
+        "spend spent", "sweep swept", "swim swam swum", "take took taken", "teach taught",
+        "tell told", "throw threw thrown", "win won", "write wrote written",
+    )
+    for verb, *forms in [line.split()]
+    for past in forms
+}  # fmt: skip
+
+
 def _stem(word: str) -> str:
-    """Rather too short than too long: plan, plans, planning; write, writes, writing."""
+    """Rather too short than too long: plan, plans, planning; write, writes, writing, wrote."""
+    word = _IRREGULAR.get(word, word)
     for ending in ("ing", "ed", "es", "s"):
         root = word[: -len(ending)]
         if word.endswith(ending) and len(root) >= 3 and re.search("[aeiouy]", root):  # shred
@@ -317,7 +334,8 @@ def _plain(text: str) -> str:
 def meant(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[int]:
     """The tasks whose titles a request names in words, best first; ties are all there.
 
-    Of titles with as many of its words, those with a number of it are meant: "chapter 3".
+    Of titles with as many of its words, those with a number of it are meant: "chapter 3"; then
+    those that begin with its verb: "painting" is rather "Paint the table" than "Buy paint".
 
     Args:
         request: What the person said.
@@ -325,11 +343,15 @@ def meant(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[int]:
     """
     said = telling(request)
     digits = {word for word in words(request) if word.isdigit()}
-    scored = [
-        ((len(said & telling(task["title"])), len(digits & set(words(task["title"])))), task)
-        for task in tasks
-    ]
-    best = max((score for score, _ in scored), default=(0, 0))
+    verbs = {_stem(word) for word in words(request) if re.search("(ing|ed)$", word)}
+
+    def score(title: str) -> tuple[int, int, bool]:
+        named = words(title)
+        begins = bool(verbs & {_stem(word) for word in named[:1]})
+        return len(said & telling(title)), len(digits & set(named)), begins
+
+    scored = [(score(task["title"]), task) for task in tasks]
+    best = max((score for score, _ in scored), default=(0, 0, False))
     return [task["task_id"] for score, task in scored if score == best] if best[0] else []
 
 

@@ -15,6 +15,7 @@ from helpers.agent.models import Preferred, remote
 from helpers.resilience import Outbox
 from helpers.standins import HostedStandIn, error, garbage, slow, text, tool_call, tool_calls
 from helpers.tasks import TaskStore
+from helpers.validators import ToolCall
 
 TITLES = ("water the plants", "book the dentist", "pay the rent")
 
@@ -332,6 +333,67 @@ def test_of_a_request_that_was_done_nothing_is_left_over():
     assert not guardrails.overlooked("plants watered, rent a car", made, tasks)
     refused = [*done, {"done": False, "arguments": {"task_id": 3}}]
     assert not guardrails.overlooked("plants watered, rent paid", refused, tasks)
+
+
+def test_where_the_model_took_another_task_it_is_asked_with_the_number(store):
+    wrong, right = (tool_call("update_task", task_id=n, priority="high") for n in (1, 3))
+    (turn,), items, (server,) = play(store, [[wrong, wrong, right]], "the rent is important")
+    assert [call["arguments"]["task_id"] for call in turn.done] == [3]
+    assert server.requests[2].body["messages"][-1]["content"] == "task 3: the rent is important"
+    assert items[0]["content"] == "the rent is important"
+
+
+def test_the_completed_ones_are_deleted_and_no_others(store):
+    for number in (1, 3):
+        store.complete(number)
+    calls = [tool_call("delete_task", task_id=n) for n in (2, 1, 3)]
+    (turn,), *_ = play(store, [calls], "delete the finished ones")
+    assert [call["arguments"]["task_id"] for call in turn.done] == [1, 3]
+    assert [task["task_id"] for task in store.list()["tasks"]] == [2]
+
+
+def test_what_is_pointed_at_without_a_name():
+    tasks = [
+        {"task_id": n, "title": title, "status": "completed" if n == 1 else "pending"}
+        for n, title in enumerate(TITLES, 1)
+    ]
+    heard = [{"role": "tool", "content": json.dumps(tasks[0])}]
+
+    def pointed(said, heard=heard, tasks=tasks):
+        return guardrails.pointed_at(said, heard, tasks)
+
+    assert pointed("the other one is due friday", tasks=tasks[:2]) == {2}
+    assert pointed("the other one is due friday") == set()  # which of the two?
+    assert pointed("the other one is due friday", heard=[], tasks=tasks[:2]) == set()
+    assert pointed("i did that the other day", tasks=tasks[:2]) == set()
+    assert pointed("start the next one") == {2}
+    assert pointed("start it next week") == set()
+    for said in ("delete the finished ones", "remove everything that's already done"):
+        assert pointed(said) == {1}
+    for said in ("delete all but the finished ones", "delete the unfinished ones", "all done!"):
+        assert pointed(said) == set()
+    check = guardrails.named_task("start the next one", heard, tasks)
+    assert "about task 2" in check(ToolCall("update_task", {"task_id": 1, "status": "pending"}))
+    assert check(ToolCall("update_task", {"task_id": 2, "status": "in_progress"})) is None
+
+
+def test_the_other_one_is_sent_to_the_model_by_its_number(store):
+    store.delete(3)
+    script = [tool_call("complete_task", task_id=1), tool_call("delete_task", task_id=2)]
+    turns, items, (server,) = play(store, [script], "finish task 1", "delete the other one!")
+    assert [len(turn.done) for turn in turns] == [1, 1]
+    assert server.requests[1].body["messages"][-1]["content"] == "delete task 2!"
+    said = [item["content"] for item in items if item.get("role") == "user"]
+    assert said == ["finish task 1", "delete the other one!"]
+
+
+def test_a_task_is_not_added_again_in_fewer_words(store):
+    calls = [
+        ("create_task", {"title": "call mum", "due": "tomorrow"}),
+        ("create_task", {"title": "call mum"}),
+    ]
+    (turn,), *_ = play(store, [[tool_calls(*calls)]], "add a task to call mum tomorrow")
+    assert len(turn.done) == 1 and len(store.list()["tasks"]) == 4
 
 
 def test_the_other_one_too_is_deleted_as_the_one_before(store):

@@ -106,6 +106,7 @@ class _Now:
     text: str
     checks: Sequence[Check] = ()
     rounds: int = 0
+    reads: str = ""  # what the model is sent for the text
     notify: Event = lambda kind, data: None
     seen: dict[str, str] = field(default_factory=dict)
     done: int = 0
@@ -308,7 +309,11 @@ class TaskAgent:
             likely = [t for t in self._likely(now.text, spoken) if t["task_id"] not in spoken]
             heard += memory.listing(likely[: memory.TASKS_SHOWN])
         now.turn.remembered = len(heard)
-        now.checks = self.call_checks(now.text, memory.as_messages(heard), self.store)
+        said = memory.as_messages(heard)
+        now.checks = self.call_checks(now.text, said, self.store)
+        if now.rounds == 0:
+            now.reads = guardrails.with_number(now.text, said, self.store.list()["tasks"])
+        current[0] = {**current[0], "content": now.reads}
         if now.again:
             named = guardrails.named_deletion(now.text, self.store.list()["tasks"])
             now.checks = [*now.checks, named]
@@ -349,6 +354,11 @@ class TaskAgent:
             what = json.dumps([name, checked.arguments], sort_keys=True)
             if what in now.seen:  # a model that repeats itself is not to be obeyed twice
                 return now.seen[what]
+            for call in now.turn.done:  # not in fewer words either
+                if call["name"] == name == "create_task" and (
+                    checked.arguments.items() <= call["arguments"].items()
+                ):
+                    return json.dumps(call["result"])
             now.notify("call", {"name": name, "arguments": checked.arguments})
             # The key names the wish, not the call: a retry may be answered by another model.
             key = f"{now.turn.key}-{now.done}"

@@ -22,11 +22,11 @@ from helpers.dates import parse_due
 from helpers.mcp_server import MAX_REQUEST
 from helpers.resilience import plain_rule, said_title
 from helpers.tasks import TaskError
-from helpers.validators import asked_for_delete, clear_date, known_id
+from helpers.validators import ToolCall, asked_for_delete, clear_date, known_id
 
 if TYPE_CHECKING:
     from helpers.tasks import TaskStore
-    from helpers.validators import Check, ToolCall
+    from helpers.validators import Check
 
 MAX_TOKENS = 300  # of one request, as :func:`tokens` counts
 
@@ -97,26 +97,102 @@ def counts_them(text: str) -> bool:
     return bool(_COUNTING.search(text))
 
 
+_NEXT = re.compile(r"\bthe next (?:one|task)\b", re.I)
+_BESIDE = re.compile(
+    rf"{_NEXT.pattern}|\b(?:the|that) other(?: one\b| task\b|(?=\s*(?:$|[.,;:!?]|(?:as|by|can|done"
+    r"|down|for|has|high|is|low|needs|now|on|please|to|too|up|urgent|was)\b)))",
+    re.I,
+)
+_DONE = r"(?:done|finished|completed|closed|ticked)"
+_THE_DONE = re.compile(
+    rf"\b{_DONE} (?:ones|tasks|items|things|stuff)\b"
+    rf"|\b(?:everything|anything|all|whatever|what|those|the ones) (?:(?:that|which)(?:['\u2019]?s"
+    rf"|['\u2019]re)?|i['\u2019]ve|i have|already)(?: (?:is|are|was|were|has|have|been|i|already)"
+    rf"|['\u2019]ve)* {_DONE}\b",
+    re.I,
+)
+_BUT = re.compile(r"\b(?:except|but|besides|other than|apart from|unless|keep|not|un\w+ed)\b", re.I)
+
+
+def pointed_at(
+    text: str, heard: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]
+) -> set[int]:
+    """The tasks a request points at without a name or number, where plain code can tell; else none.
+
+    "The other one" is the one of two that was not spoken of last, "the next one" the open task
+    after it, "the finished ones" are those that are completed.
+
+    Args:
+        text: What the person said.
+        heard: The conversation before.
+        tasks: The tasks there are, in their order.
+    """
+    if numbers(text) or titled(text, tasks):
+        return set()
+    if _THE_DONE.search(text) and not _BUT.search(text):
+        return {task["task_id"] for task in tasks if task["status"] == "completed"}
+    last = next((n for m in reversed(heard) if (n := _touched(m)) is not None), None)
+    if last is None or not _BESIDE.search(text):
+        return set()
+    others = [task for task in tasks if task["task_id"] != last]
+    left = [task["task_id"] for task in others if task["status"] != "completed"]
+    if _NEXT.search(text):
+        return set([n for n in left if n > last][:1])
+    if len(others) == 1:
+        return {others[0]["task_id"]}
+    return set(left) if len(left) == 1 else set()
+
+
+def with_number(
+    text: str, heard: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]
+) -> str:
+    """A request with the number of "the other one" or "the next one" in place of these words.
+
+    Args: as of :func:`pointed_at`.
+    """
+    if _BESIDE.search(text) and len(pointed := pointed_at(text, heard, tasks)) == 1:
+        return _BESIDE.sub(f"task {min(pointed)}", text, count=1)
+    return text
+
+
+def _touched(message: Mapping[str, Any]) -> int | None:
+    """The task of a tool's result, unless that is an error or a list."""
+    found = re.match(r'\{"task_id": ?(\d{1,18})\b', str(message.get("content") or ""))
+    return int(found[1]) if found and message.get("role") == "tool" else None
+
+
 def overlooked(
     text: str, calls: Sequence[Mapping[str, Any]], tasks: Iterable[Mapping[str, Any]]
 ) -> list[str]:
     """What of a request a model should be asked for once more: all, some parts, or nothing.
 
-    All, where nothing was done for a request that can be understood without what was said before.
+    All, where nothing was done for a request that can be understood without what was said before;
+    with the number of its task, where it names one and the model took another.
     A part, where it did something with tasks that other parts name, and nothing with the
-    one that this part names.
+    one that this part names. Where the completed tasks are to be deleted, each that is left.
 
     Args:
         text: What the person said.
         calls: What the model called for it, and whether that was done.
         tasks: The tasks there are.
     """
+    tasks = list(tasks)
+    asked = " ".join(asking_parts(text))
+    if _THE_DONE.search(asked) and not asked_for_delete([{"role": "user", "content": asked}])(
+        ToolCall("delete_task", {})
+    ):
+        return [f"delete task {number}" for number in sorted(pointed_at(text, (), tasks))]
     if not any(call["done"] for call in calls):
-        alone = not (only_asks(text) or only_courtesy(text) or _POINTING.search(text))
+        points = _POINTING.search(text) or _BESIDE.search(text)
+        alone = not (only_asks(text) or only_courtesy(text) or points)
+        named = titled(text, tasks)
+        given = [call["arguments"] for call in calls if isinstance(call["arguments"], dict)]
+        took = {arguments["task_id"] for arguments in given if "task_id" in arguments}
+        if alone and len(named) == 1 and took - named:
+            return [f"task {min(named)}: {text}"]
         return [text] if alone else []
     if not all(call["done"] and "task_id" in call["arguments"] for call in calls):
         return []  # some of it was refused, or is about no task that there was
-    tasks = list(tasks)
     treated = {call["arguments"]["task_id"] for call in calls}
     about = [(part, meant(part, tasks)) for part in asking_parts(text)]
     if not any(treated & set(named) for _, named in about):
@@ -186,6 +262,7 @@ def named_task(
     explicit = bool(_NAMED.search(text))
     in_title = set() if explicit else {task["task_id"] for task in numbered(text, tasks)}
     by_words = titled(text, tasks)
+    pointed = pointed_at(text, heard, tasks)
     spoken = spoken_of(heard)
 
     def check(call: ToolCall) -> str | None:
@@ -193,10 +270,10 @@ def named_task(
         if wanted is None or wanted in by_number:
             return None
         other = f"Nobody spoke of task {wanted}."
-        if not by_number and len(named := in_title or by_words) == 1:
+        if not by_number and len(named := in_title or by_words or pointed) == 1:
             other += f" The request is about task {min(named)}."
-        if in_title:
-            return None if wanted in in_title else other
+        if in_title or pointed:
+            return None if wanted in in_title | pointed else other
         if explicit or (call.name == "delete_task" and by_number):
             return other
         if wanted in by_words:
