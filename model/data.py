@@ -2054,6 +2054,9 @@ class Conversation:
             options += ["empty"]
         if a.get("due") and a["due"] != "none":
             options.append("due")
+        said = [key for key in ("due", "priority", "status") if a.get(key)]
+        if said and action.tool in ("create", "update"):
+            options.append("left_out")
         if args:
             options.append("unknown")
         if not options:
@@ -2128,6 +2131,10 @@ class Conversation:
             wrong = r.choice(["", " ", "   ", "  ", "-", "\n", "."])
             args[props["title"].name] = wrong
             text = self.error_text(r.choice(errors["empty"]), world, action, "title", wrong)
+        elif kind == "left_out":  # what the request says, and the schema does not require
+            key = r.choice(said)
+            args.pop(props[key].name)
+            text = self.error_text(r.choice(errors["missing"]), world, action, key, "")
         elif kind == "no_id":
             args.pop(props["task_id"].name, None)
             text = self.error_text(r.choice(errors["missing"]), world, action, "task_id", "")
