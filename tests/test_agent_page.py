@@ -106,6 +106,9 @@ def test_a_conversation_with_the_keyboard_alone(agent, browser):
         assert all(url.startswith(agent) for url in window.asked)
         # A screen reader is told of new messages, and of what is going on.
         assert log.get_attribute("aria-live") == "polite"
+        # The field has the focus again only when the answer is complete.
+        expect(page.get_by_label("Your message")).to_be_focused()
+        expect(page.get_by_role("button", name="Send")).to_be_enabled()
         page.keyboard.press("Tab")  # to Send
         page.keyboard.press("Tab")
         expect(page.get_by_role("button", name="New conversation")).to_be_focused()
