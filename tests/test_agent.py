@@ -363,15 +363,19 @@ def test_what_is_pointed_at_without_a_name():
         return guardrails.pointed_at(said, heard, tasks)
 
     assert pointed("the other one is due friday", tasks=tasks[:2]) == {2}
-    assert pointed("the other one is due friday") == set()  # which of the two?
-    assert pointed("the other one is due friday", heard=[], tasks=tasks[:2]) == set()
-    assert pointed("i did that the other day", tasks=tasks[:2]) == set()
+    assert pointed("the other one is due friday") is None  # which of the two?
+    assert pointed("the other one is due friday", heard=[], tasks=tasks[:2]) is None
+    assert pointed("i did that the other day", tasks=tasks[:2]) is None
     assert pointed("start the next one") == {2}
-    assert pointed("start it next week") == set()
+    assert pointed("start it next week") is None
     for said in ("delete the finished ones", "remove everything that's already done"):
         assert pointed(said) == {1}
     for said in ("delete all but the finished ones", "delete the unfinished ones", "all done!"):
-        assert pointed(said) == set()
+        assert pointed(said) is None
+    assert pointed("delete the finished ones", tasks=tasks[1:]) == set()
+    assert guardrails.overlooked("delete the finished ones, and the rent", [], tasks)
+    spoken = guardrails.named_task("delete the finished ones", heard, tasks[1:])
+    assert spoken(ToolCall("delete_task", {"task_id": 1}))
     check = guardrails.named_task("start the next one", heard, tasks)
     assert "about task 2" in check(ToolCall("update_task", {"task_id": 1, "status": "pending"}))
     assert check(ToolCall("update_task", {"task_id": 2, "status": "in_progress"})) is None

@@ -309,14 +309,13 @@ class TaskAgent:
             likely = [t for t in self._likely(now.text, spoken) if t["task_id"] not in spoken]
             heard += memory.listing(likely[: memory.TASKS_SHOWN])
         now.turn.remembered = len(heard)
-        said = memory.as_messages(heard)
+        said, tasks = memory.as_messages(heard), self.store.list()["tasks"]
         now.checks = self.call_checks(now.text, said, self.store)
-        if now.rounds == 0:
-            now.reads = guardrails.with_number(now.text, said, self.store.list()["tasks"])
+        if not now.rounds:
+            now.reads = guardrails.with_number(now.text, said, tasks)
         current[0] = {**current[0], "content": now.reads}
         if now.again:
-            named = guardrails.named_deletion(now.text, self.store.list()["tasks"])
-            now.checks = [*now.checks, named]
+            now.checks = [*now.checks, guardrails.named_deletion(now.text, tasks)]
         now.rounds += 1
         sent = [memory.clean(item) for item in [*heard, *current]]
         return ModelInputData(input=sent, instructions=data.model_data.instructions)

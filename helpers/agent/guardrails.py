@@ -116,11 +116,11 @@ _BUT = re.compile(r"\b(?:except|but|besides|other than|apart from|unless|keep|no
 
 def pointed_at(
     text: str, heard: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]
-) -> set[int]:
-    """The tasks a request points at without a name or number, where plain code can tell; else none.
+) -> set[int] | None:
+    """The tasks a request points at without a name or number; None where plain code cannot tell.
 
     "The other one" is the one of two that was not spoken of last, "the next one" the open task
-    after it, "the finished ones" are those that are completed.
+    after it, "the finished ones" are those that are completed: none, where none is.
 
     Args:
         text: What the person said.
@@ -128,19 +128,19 @@ def pointed_at(
         tasks: The tasks there are, in their order.
     """
     if numbers(text) or titled(text, tasks):
-        return set()
+        return None
     if _THE_DONE.search(text) and not _BUT.search(text):
         return {task["task_id"] for task in tasks if task["status"] == "completed"}
     last = next((n for m in reversed(heard) if (n := _touched(m)) is not None), None)
     if last is None or not _BESIDE.search(text):
-        return set()
+        return None
     others = [task for task in tasks if task["task_id"] != last]
     left = [task["task_id"] for task in others if task["status"] != "completed"]
     if _NEXT.search(text):
         return set([n for n in left if n > last][:1])
     if len(others) == 1:
         return {others[0]["task_id"]}
-    return set(left) if len(left) == 1 else set()
+    return set(left) if len(left) == 1 else None
 
 
 def with_number(
@@ -148,11 +148,13 @@ def with_number(
 ) -> str:
     """A request with the number of "the other one" or "the next one" in place of these words.
 
-    Args: as of :func:`pointed_at`.
+    Args:
+        text: What the person said.
+        heard: The conversation before.
+        tasks: The tasks there are, in their order.
     """
-    if _BESIDE.search(text) and len(pointed := pointed_at(text, heard, tasks)) == 1:
-        return _BESIDE.sub(f"task {min(pointed)}", text, count=1)
-    return text
+    pointed = pointed_at(text, heard, tasks) or set()
+    return _BESIDE.sub(f"task {min(pointed)}", text, count=1) if len(pointed) == 1 else text
 
 
 def _touched(message: Mapping[str, Any]) -> int | None:
@@ -178,10 +180,11 @@ def overlooked(
     """
     tasks = list(tasks)
     asked = " ".join(asking_parts(text))
-    if _THE_DONE.search(asked) and not asked_for_delete([{"role": "user", "content": asked}])(
+    deletes = not asked_for_delete([{"role": "user", "content": asked}])(
         ToolCall("delete_task", {})
-    ):
-        return [f"delete task {number}" for number in sorted(pointed_at(text, (), tasks))]
+    )
+    if deletes and _THE_DONE.search(asked) and (left := pointed_at(text, (), tasks)) is not None:
+        return [f"delete task {number}" for number in sorted(left)]
     if not any(call["done"] for call in calls):
         points = _POINTING.search(text) or _BESIDE.search(text)
         alone = not (only_asks(text) or only_courtesy(text) or points)
@@ -270,10 +273,10 @@ def named_task(
         if wanted is None or wanted in by_number:
             return None
         other = f"Nobody spoke of task {wanted}."
-        if not by_number and len(named := in_title or by_words or pointed) == 1:
+        if not by_number and len(named := in_title or by_words or pointed or ()) == 1:
             other += f" The request is about task {min(named)}."
-        if in_title or pointed:
-            return None if wanted in in_title | pointed else other
+        if in_title or pointed is not None:
+            return None if wanted in in_title | (pointed or set()) else other
         if explicit or (call.name == "delete_task" and by_number):
             return other
         if wanted in by_words:
