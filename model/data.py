@@ -141,6 +141,16 @@ def fill_words(text: str, r: random.Random) -> str:
     return SLOT.sub(one, text)
 
 
+TAILS = (
+    " ({code})", " ({noun})", " ({adj} {noun})", " ({num})", " in {adj}", " in {adj} {noun}",
+    " to the {noun}", " to {place}", " to {person}", " from {place}", " from the {noun}",
+    " with the {noun}", " without {noun}", " on the {noun}", " by {person}", " of the {noun}",
+    " as a {noun}", " for {person}'s {noun}", ": {noun}", ": {noun}, {noun} and {noun}",
+    ": {noun} & {noun}", ": {noun}, {noun}", " - {noun} {noun}", ", {adj} ones", " and {noun} {noun}",
+    " the {adj} way", " for the {num} {noun}s", " {num} x {noun}", " no. {num}", " {num}/{num}",
+)  # fmt: skip
+
+
 def title(r: random.Random, kind: str = "title") -> str:
     """A task's title: kind 'do' (verb phrase), 'thing' (noun phrase) or 'title' (either)."""
     x = r.random()
@@ -157,6 +167,8 @@ def title(r: random.Random, kind: str = "title") -> str:
                     r
                 )
             text = " ".join(parts)
+        if 0.88 < x <= 0.93:  # what is easily taken for the end of the title
+            text += fill_words(r.choice(TAILS), r)
         if x > 0.93:
             text += r.choice([" and ", " & ", " + ", " / ", " with ", " for ", " at ", " - ", ", "])
             text += fill_words(r.choice(lines("thing")), r) if r.random() < 0.5 else word(r)
@@ -234,8 +246,9 @@ ORDINALS = "first second third fourth fifth sixth seventh eighth".split()
 
 def spelled(n: int, r: random.Random) -> str:
     """A number below 10,000 as it is dictated: "three hundred and twelve", "three one two"."""
-    if n > 99 and "0" not in str(n) and r.random() < 0.3:
-        return " ".join(NUMBERS[int(digit)] for digit in str(n))
+    if n > 99 and r.random() < 0.3:
+        zero = r.choice(["oh", "zero", "o", "oh"])
+        return " ".join(NUMBERS[int(digit)] if digit != "0" else zero for digit in str(n))
     if 20 < n < 100:
         tens, ones = divmod(n, 10)
         return TENS[tens - 2] + (r.choice([" ", "-"]) + NUMBERS[ones] if ones else "")
@@ -283,8 +296,9 @@ def numbers(count: int, r: random.Random) -> list[int]:
 
 def titles(count: int, r: random.Random) -> list[str]:
     """Titles of a list's tasks; some lists begin many of them with the same word, some have many
-    that people call by other words."""
-    known = sorted(synonyms()) if r.random() < 0.3 else []
+    that people call by other words, or of which there are stories."""
+    x = r.random()
+    known = sorted(synonyms()) if x < 0.25 else list(stories()) if x < 0.5 else []
     out = [r.choice(known) if known and r.random() < 0.7 else title(r) for _ in range(count)]
     if known:
         return [t[:1].upper() + t[1:] if r.random() < 0.3 else t for t in dict.fromkeys(out)]
@@ -741,6 +755,8 @@ class Slots:
             return shown if x < 0.7 else f"task {shown}" if x < 0.9 else f"#{shown}"
         if not isinstance(shown, str) and n < 10_000 and r.random() < 0.12:
             return r.choice(["task {}", "number {}", "{}", "task {}"]).format(spelled(n, r))
+        if not isinstance(shown, str) and n > 999 and r.random() < 0.06:
+            return r.choice(["task {}", "number {}", "{}", "no. {}"]).format(f"{n:,}")
         return r.choice(ID_FORMS).format(n=n)
 
 
@@ -793,6 +809,45 @@ def synonyms() -> dict[str, tuple[str, ...]]:
         text, *others = (part.strip() for part in line.split("|"))
         found[text.lower()] = tuple(other for other in others if other)
     return found
+
+
+@cache
+def stories() -> dict[str, dict[str, tuple[str, ...]]]:
+    """What people say of a task in words of their own, by its title in small letters: "+" that it
+    is done, ">" that it is due on another {date}, "-" from which nothing follows for the list."""
+    found = {}
+    for line in lines("stories"):
+        text, *told = (part.strip() for part in line.split("|"))
+        found[text.lower()] = {
+            kind: tuple(t[1:].strip() for t in told if t[0] == kind) for kind in "+>-"
+        }
+    return found
+
+
+def story(r: random.Random, world: World, done: bool = False) -> tuple[str, list[Action]] | None:
+    """What somebody tells of a task that earlier turns showed, and the call that follows from it,
+    if any; None where there is no such task or no such tool. done: only that it is done."""
+    known = [k for k in world.tasks if k.title.lower() in stories()]
+    if not known:
+        return None
+    one = r.choice(known)
+    kind = "+" if done else r.choice("+++++>>---")
+    text = r.choice(stories()[one.title.lower()][kind])
+    slots = Slots(r, world, False)
+    if kind != "-" and (one.status == "completed" or not world.box.offers(STORIES[kind])):
+        return None
+    text = dress(text, r) if r.random() < 0.5 else text
+    text = SLOT.sub(lambda m: slots.text(m[1], m[2]), text)
+    n = world.box.id(one.n)
+    if not done and r.random() < 0.15:
+        name = r.choice(["task {}", "{}", "#{}", "number {}", "Task {}"]).format(n)
+        text = name + r.choice([": ", ": ", " - ", ", "]) + text
+    if kind == "-":
+        return text, []
+    return text, [Action(STORIES[kind], {"task_id": n, **gather({}, slots)})]
+
+
+STORIES = {"+": "complete", ">": "update"}
 
 
 def inflected(word: str) -> str:
@@ -1110,9 +1165,12 @@ def follow_ups(r: random.Random, world: World) -> tuple[str, list[Action]] | Non
     for _ in range(12):
         if len(actions) == wanted:
             break
-        if r.random() < 0.12:
+        x = r.random()
+        if x < 0.12:
             tool = r.choice(list(BASE))
             found = single(tool, r, world, 0.0) if world.box.offers(tool) else None
+        elif x < 0.4:
+            found = story(r, world, done=True)
         else:
             found = follow_up(r, world, named=True)
         if not found:
@@ -1703,6 +1761,10 @@ class Conversation:
             text = r.choice(lines("beyond"))
         elif k and r.random() < 0.3:
             text = r.choice(lines("beside"))
+        elif r.random() < 0.08:  # of a task that nobody has shown
+            shown = {k.title.lower() for k in world.tasks} if world else set()
+            told = stories()[r.choice([t for t in stories() if t not in shown])]
+            text = r.choice(told["+"] + told["-"])
         text = text.replace("{k}", k.lower() if k else word(r))
         slots = Slots(r, world or World(Toolbox(r, plain=True)), False)
         if known and r.random() < 0.5:
@@ -1736,6 +1798,11 @@ class Conversation:
         found = None
         if before and r.random() < 0.3:
             found = elliptical(r, world, before)
+        if not found and world.tasks and r.random() < (0.3 if pointing else 0.15):
+            found = story(r, world)
+        if found and not found[1]:
+            self.messages += [user(found[0]), said(CANNOT)]
+            return
         if not found and (world.last or world.tasks) and r.random() < (0.35 if pointing else 0.22):
             found = next((f for _ in range(4) if (f := follow_up(r, world))), None)
         if found:

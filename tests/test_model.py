@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 import subprocess
 import sys
@@ -120,6 +121,34 @@ def test_phrases_that_are_evaluation_requests_are_kept_out() -> None:
             looked, found = looked + 1, found | same
     assert found <= known and looked > 10_000
     assert len(found) < 0.05 * len(frozen), "too many of the evaluation's requests are phrases"
+
+
+def test_stories_are_told_of_the_task_that_they_are_about(monkeypatch) -> None:
+    """A report that it is done completes it, one of another date moves it, a remark does nothing;
+    of a task that is completed already there are remarks only."""
+    import data
+
+    without_packages(monkeypatch)
+    r = random.Random(5)
+    box = data.Toolbox(r, need=set(data.BASE), plain=True)
+    while not box.offers("complete", "update"):
+        box = data.Toolbox(r, plain=True)
+    for told in data.stories().values():
+        assert [len(told[kind]) for kind in "+>-"] == [3, 1, 2]
+        assert told[">"][0].count("{date}") == 1
+        assert not any("{" in text for kind in "+-" for text in told[kind])
+    wanted: dict[str, int] = {"complete": 0, "update": 0, "": 0}
+    for text, told in data.stories().items():
+        world = data.World(box, tasks=[data.Known(7, "call the bank"), data.Known(31, text)])
+        said, actions = data.story(r, world)
+        tool = actions[0].tool if actions else ""
+        wanted[tool] += 1
+        assert [a.args["task_id"] for a in actions] == [31] * bool(tool)
+        assert ("due" in actions[0].args) == (tool == "update") if actions else said
+        world.tasks[1].status = "completed"
+        assert all(not found[1] for _ in range(5) if (found := data.story(r, world)))
+    assert min(wanted.values()) > 100 and len(data.stories()) > 500
+    assert data.story(r, data.World(box, tasks=[data.Known(7, "call the bank")])) is None
 
 
 @pytest.mark.parametrize("name", ["task-api-model", "task-api-model-mini"])
