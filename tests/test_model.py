@@ -138,7 +138,7 @@ def test_stories_are_told_of_the_task_that_they_are_about(monkeypatch) -> None:
         assert told[">"][0].count("{date}") == 1
         assert not any("{" in text for kind in "+-" for text in told[kind])
     wanted: dict[str, int] = {"complete": 0, "update": 0, "": 0}
-    for text, told in data.stories().items():
+    for text in data.stories():
         world = data.World(box, tasks=[data.Known(7, "call the bank"), data.Known(31, text)])
         said, actions = data.story(r, world)
         tool = actions[0].tool if actions else ""
