@@ -9,6 +9,7 @@ has to be said again in plain words.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -234,6 +235,9 @@ _IRREGULAR = {
 }  # fmt: skip
 
 
+_SHORT = "[^aeiou]*[aeiou][^aeiouwxy]"
+
+
 def _stem(word: str) -> str:
     """Rather too short than too long: plan, plans, planning; write, writes, writing, wrote."""
     word = _IRREGULAR.get(word, word)
@@ -244,6 +248,8 @@ def _stem(word: str) -> str:
             doubled = len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeilosz"
             if ending in ("ing", "ed") and doubled:
                 word = word[:-1]
+            elif ending in ("ing", "ed") and re.fullmatch(_SHORT, word):
+                word += "e"  # baking: bake, which would be baken with two k else
             break
     return word[:-1] if word.endswith("e") and len(word) > 4 else word  # a car is no care
 
@@ -348,7 +354,8 @@ def meant(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[int]:
     def score(title: str) -> tuple[int, int, bool]:
         named = words(title)
         begins = bool(verbs & {_stem(word) for word in named[:1]})
-        return len(said & telling(title)), len(digits & set(named)), begins
+        joined = {a + b for a, b in itertools.pairwise(named)}  # "the backup": Back up the photos
+        return len(said & (telling(title) | joined)), len(digits & set(named)), begins
 
     scored = [(score(task["title"]), task) for task in tasks]
     best = max((score for score, _ in scored), default=(0, 0, False))
@@ -366,6 +373,22 @@ def titled(request: str, tasks: Iterable[Mapping[str, Any]]) -> set[int]:
     return {number for part, _ in _segments(request) for number in meant(part, tasks)}
 
 
+def before_name(request: str, tasks: Iterable[Mapping[str, Any]]) -> str:
+    """What a request says before the first word that names a task; all, where none does.
+
+    Args:
+        request: What the person said.
+        tasks: The tasks there are.
+    """
+    tasks = list(tasks)
+    named = titled(request, tasks)
+    telling_words = {w for t in tasks if t["task_id"] in named for w in telling(t["title"])}
+    for word in re.finditer(r"[\w'\u2019]+", request):
+        if telling(word[0]) & telling_words:
+            return request[: word.start()]
+    return request
+
+
 _COURTESY = frozenset(
     """hi hello hey there good morning afternoon evening night day bye goodbye thanks thank thx ty
     cheers you very much so a lot ok okay great cool nice perfect wonderful lovely awesome super
@@ -373,10 +396,18 @@ _COURTESY = frozenset(
 )
 
 
+# What else people say when they leave; not alone, for "tonight" may be a date that was missing.
+_LEAVING = frozenset(
+    """thats me for tonight today now going off to bed sleep see later soon tomorrow x xx im ill be
+    have must run then talk speak and take care catch""".split()
+)
+
+
 def only_courtesy(request: str) -> bool:
-    """Whether a request is nothing but a greeting or thanks."""
-    said = words(request)
-    return bool(said) and set(said) <= _COURTESY
+    """Whether a request is nothing but a greeting, thanks or a goodbye."""
+    said = set(words(request))
+    leaves = said & {"night", "bye", "goodbye", "thanks", "thx", "bed"}
+    return bool(said) and said <= (_COURTESY | _LEAVING if leaves else _COURTESY)
 
 
 def only_asks(request: str) -> bool:
@@ -538,6 +569,22 @@ def _only_names(part: str, tasks: Iterable[Mapping[str, Any]]) -> bool:
     """Whether a part of a request says nothing but words of one task's title."""
     said = telling(part)
     return bool(said) and any(said <= telling(task["title"]) for task in tasks)
+
+
+_SMALL = frozenset(
+    "the a an my our his her their and one ones task tasks thing also too of for".split()
+)
+
+
+def bare_name(part: str, tasks: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a part of a request is a name and says nothing: "the toner one", not "toner bought".
+
+    Args:
+        part: The part.
+        tasks: The tasks there are.
+    """
+    said = set(words(part)) - _SMALL
+    return bool(said) and any(said <= set(words(task["title"])) for task in tasks)
 
 
 def _changes_asked_for(request: str, arguments: Mapping[str, Any], asks: str) -> str:

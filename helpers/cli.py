@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         "cases",
         nargs="?",
         help="dev (the default), dev2, dev3, test, nothing, or a file of JSON lines; "
-        "scenarios, scenarios_dev, scenarios_dev2: the agent, on whole conversations",
+        "scenarios, scenarios_dev, _dev2, _dev3: the agent, on whole conversations",
     )
     evaluate.add_argument("--model", help=f"name in model/, or a path (default {settings.MODEL})")
     evaluate.add_argument(

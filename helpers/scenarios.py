@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
 NAME = "scenarios"
-NAMES = (NAME, "scenarios_dev", "scenarios_dev2")  # frozen, and to be read
+NAMES = (NAME, "scenarios_dev", "scenarios_dev2", "scenarios_dev3")  # frozen, and to be read
 FIELDS = ("title", "priority", "status", "due")
 PATIENCE = 120.0  # seconds for a turn; agents give up earlier
 

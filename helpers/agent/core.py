@@ -24,7 +24,7 @@ from agents.models.interface import Model
 from agents.run_config import CallModelData, ModelInputData
 from agents.tracing import TracingProcessor
 
-from helpers.agent import guardrails, memory
+from helpers.agent import guardrails, memory, pointing
 from helpers.agent.models import (
     GARBLED,
     LATE,
@@ -107,6 +107,8 @@ class _Now:
     checks: Sequence[Check] = ()
     rounds: int = 0
     reads: str = ""  # what the model is sent for the text
+    topic: int | None = None  # the task that was spoken of last
+    pointed: set[int] | None = None  # those that the text points at
     notify: Event = lambda kind, data: None
     seen: dict[str, str] = field(default_factory=dict)
     done: int = 0
@@ -253,7 +255,11 @@ class TaskAgent:
         """
         turn, tasks = now.turn, self.store.list()["tasks"]
         seen = turn.remembered if surely_creates(turn.request) else tasks
-        parts = guardrails.overlooked(turn.request, turn.calls, tasks) if seen else []
+        parts = (
+            guardrails.overlooked(turn.request, turn.calls, tasks, now.topic, now.pointed)
+            if seen
+            else []
+        )
         for part in parts:
             words, before = turn.text, list(turn.calls)
             now.text, now.again, now.rounds = part, True, 0
@@ -312,7 +318,11 @@ class TaskAgent:
         said, tasks = memory.as_messages(heard), self.store.list()["tasks"]
         now.checks = self.call_checks(now.text, said, self.store)
         if not now.rounds:
-            now.reads = guardrails.with_number(now.text, said, tasks)
+            did = memory.done_last(before)
+            now.reads = pointing.in_full(now.text, said, tasks, did)
+            if not now.again:
+                now.topic = pointing.topic(said, tasks)
+                now.pointed = pointing.pointed_at(now.text, said, tasks)
         current[0] = {**current[0], "content": now.reads}
         if now.again:
             now.checks = [*now.checks, guardrails.named_deletion(now.text, tasks)]
@@ -337,7 +347,7 @@ class TaskAgent:
         found = [task for task in tasks if task["task_id"] in named]
         if said:  # a number is a task's own, but for "chapter 3", where a title has both
             found = [task for task in found if said & set(words(task["title"]))]
-        elif not found and not spoken and guardrails.counts_them(text):
+        elif not found and not spoken and pointing.counts_them(text):
             found = tasks  # "delete the first one", and nobody has seen a list yet
         # What is completed is meant where nothing open is: "reopen the booking".
         return [task for task in found if task["status"] != "completed"] or found

@@ -9,8 +9,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from helpers.agent.pointing import LISTING, THE_DONE, Task, pointed_at, points_beside, wish
 from helpers.asked import (
     asking_parts,
+    bare_name,
+    before_name,
     meant,
     numbered,
     numbers,
@@ -78,117 +81,57 @@ def harmless(text: str) -> str:
 
 # --- the call --------------------------------------------------------------------------------
 
-LISTING = "list my tasks"  # what a list that nobody asked for is put behind, see memory
 _NAMED = re.compile(r"(?:\btasks?\b|\bnumber\b|\bno\.|#)\s*#?(\d{1,9})\b", re.I)
 _POINTING = re.compile(r"\b(it|its|that|this|them|those|these|they|both|all)\b", re.I)
+UNCLEAR = "I do not understand the date"  # how clear_date begins
+_IT = re.compile(r"\b(?:it|its|that|this)\b", re.I)
 _AGAIN = re.compile(r"\b(same|also|again|too|another|as well|likewise)\b", re.I)
 
 
 _LIKEWISE = re.compile(r"\b(too|as well|likewise|same)\b", re.I)
-_COUNTING = re.compile(
-    r"\b(?:first|second|third|fourth|fifth|last|next|other|both|all|each|everything|top|bottom"
-    r"|rest|remaining)\b",
-    re.I,
-)
-
-
-def counts_them(text: str) -> bool:
-    """Whether a text means tasks by their place in a list: "the first one", "both"."""
-    return bool(_COUNTING.search(text))
-
-
-_NEXT = re.compile(r"\bthe next (?:one|task)\b", re.I)
-_BESIDE = re.compile(
-    rf"{_NEXT.pattern}|\b(?:the|that) other(?: one\b| task\b|(?=\s*(?:$|[.,;:!?]|(?:as|by|can|done"
-    r"|down|for|has|high|is|low|needs|now|on|please|to|too|up|urgent|was)\b)))",
-    re.I,
-)
-_DONE = r"(?:done|finished|completed|closed|ticked)"
-_THE_DONE = re.compile(
-    rf"\b{_DONE} (?:ones|tasks|items|things|stuff)\b"
-    rf"|\b(?:everything|anything|all|whatever|what|those|the ones) (?:(?:that|which)(?:['\u2019]?s"
-    rf"|['\u2019]re)?|i['\u2019]ve|i have|already)(?: (?:is|are|was|were|has|have|been|i|already)"
-    rf"|['\u2019]ve)* {_DONE}\b",
-    re.I,
-)
-_BUT = re.compile(r"\b(?:except|but|besides|other than|apart from|unless|keep|not|un\w+ed)\b", re.I)
-
-
-def pointed_at(
-    text: str, heard: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]
-) -> set[int] | None:
-    """The tasks a request points at without a name or number; None where plain code cannot tell.
-
-    "The other one" is the one of two that was not spoken of last, "the next one" the open task
-    after it, "the finished ones" are those that are completed: none, where none is.
-
-    Args:
-        text: What the person said.
-        heard: The conversation before.
-        tasks: The tasks there are, in their order.
-    """
-    if numbers(text) or titled(text, tasks):
-        return None
-    if _THE_DONE.search(text) and not _BUT.search(text):
-        return {task["task_id"] for task in tasks if task["status"] == "completed"}
-    last = next((n for m in reversed(heard) if (n := _touched(m)) is not None), None)
-    if last is None or not _BESIDE.search(text):
-        return None
-    others = [task for task in tasks if task["task_id"] != last]
-    left = [task["task_id"] for task in others if task["status"] != "completed"]
-    if _NEXT.search(text):
-        return set([n for n in left if n > last][:1])
-    if len(others) == 1:
-        return {others[0]["task_id"]}
-    return set(left) if len(left) == 1 else None
-
-
-def with_number(
-    text: str, heard: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]
-) -> str:
-    """A request with the number of "the other one" or "the next one" in place of these words.
-
-    Args:
-        text: What the person said.
-        heard: The conversation before.
-        tasks: The tasks there are, in their order.
-    """
-    pointed = pointed_at(text, heard, tasks) or set()
-    return _BESIDE.sub(f"task {min(pointed)}", text, count=1) if len(pointed) == 1 else text
-
-
-def _touched(message: Mapping[str, Any]) -> int | None:
-    """The task of a tool's result, unless that is an error or a list."""
-    found = re.match(r'\{"task_id": ?(\d{1,18})\b', str(message.get("content") or ""))
-    return int(found[1]) if found and message.get("role") == "tool" else None
 
 
 def overlooked(
-    text: str, calls: Sequence[Mapping[str, Any]], tasks: Iterable[Mapping[str, Any]]
+    text: str,
+    calls: Sequence[Mapping[str, Any]],
+    tasks: Iterable[Task],
+    topic: int | None = None,
+    pointed: set[int] | None = None,
 ) -> list[str]:
     """What of a request a model should be asked for once more: all, some parts, or nothing.
 
     All, where nothing was done for a request that can be understood without what was said before;
-    with the number of its task, where it names one and the model took another.
+    with the number of its task, where it names one and the model took another; with that of
+    `topic`, where it says "it" and the model's call was refused.
+    Without a date that is none, where nothing but that was wrong.
     A part, where it did something with tasks that other parts name, and nothing with the
-    one that this part names. Where the completed tasks are to be deleted, each that is left.
+    one that this part names; where one action is asked for on several, that one for those that
+    are left. Where the completed tasks are to be deleted, each that is left.
 
     Args:
         text: What the person said.
         calls: What the model called for it, and whether that was done.
         tasks: The tasks there are.
+        topic: The one that was spoken of last, see :func:`helpers.agent.pointing.topic`.
+        pointed: Those that the request points at, see :func:`helpers.agent.pointing.pointed_at`.
     """
     tasks = list(tasks)
     asked = " ".join(asking_parts(text))
     deletes = not asked_for_delete([{"role": "user", "content": asked}])(
         ToolCall("delete_task", {})
     )
-    if deletes and _THE_DONE.search(asked) and (left := pointed_at(text, (), tasks)) is not None:
+    if deletes and THE_DONE.search(asked) and (left := pointed_at(text, (), tasks)) is not None:
         return [f"delete task {number}" for number in sorted(left)]
     if not any(call["done"] for call in calls):
-        points = _POINTING.search(text) or _BESIDE.search(text)
-        alone = not (only_asks(text) or only_courtesy(text) or points)
+        if only_asks(text) or only_courtesy(text):
+            return []
         named = titled(text, tasks)
+        if not named and topic and calls and _IT.search(text):
+            return [f"task {topic}: {text}"]
+        for call in calls:
+            if UNCLEAR in str((call.get("result") or {}).get("error")) and len(named) == 1:
+                return [f"task {min(named)}: {text.replace(call['arguments']['due'], '')}"]
+        alone = named or not (_POINTING.search(text) or points_beside(text))
         given = [call["arguments"] for call in calls if isinstance(call["arguments"], dict)]
         took = {arguments["task_id"] for arguments in given if "task_id" in arguments}
         if alone and len(named) == 1 and took - named:
@@ -197,10 +140,17 @@ def overlooked(
     if not all(call["done"] and "task_id" in call["arguments"] for call in calls):
         return []  # some of it was refused, or is about no task that there was
     treated = {call["arguments"]["task_id"] for call in calls}
+    if pointed and treated < pointed:
+        return [again for again in [wish(calls, pointed - treated)] if again]
     about = [(part, meant(part, tasks)) for part in asking_parts(text)]
     if not any(treated & set(named) for _, named in about):
         return []
-    return [part for part, named in about if len(named) == 1 and named[0] not in treated]
+    left = [(part, named[0]) for part, named in about if len(named) == 1]
+    return [
+        wish(calls, {number}) if bare_name(part, tasks) else part
+        for part, number in left
+        if number not in treated
+    ]
 
 
 def call_checks(text: str, heard: Sequence[Mapping[str, Any]], store: TaskStore) -> list[Check]:
@@ -267,6 +217,8 @@ def named_task(
     by_words = titled(text, tasks)
     pointed = pointed_at(text, heard, tasks)
     spoken = spoken_of(heard)
+    before = before_name(text, tasks)
+    completed = {task["task_id"] for task in tasks if task.get("status") == "completed"}
 
     def check(call: ToolCall) -> str | None:
         wanted = call.arguments.get("task_id")
@@ -282,8 +234,10 @@ def named_task(
         if wanted in by_words:
             return None
         # "Delete that shredding one": what cannot be brought back is not found by pointing.
-        if by_words and (call.name == "delete_task" or not _POINTING.search(text)):
+        if by_words and (call.name == "delete_task" or not _POINTING.search(before)):
             return other
+        if call.name == "complete_task" and wanted in completed:
+            return f"Task {wanted} is completed already."
         return None if wanted in spoken else other
 
     return check

@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helpers.agent.guardrails import LISTING, harmless, tokens
+from helpers.agent.guardrails import harmless, tokens
+from helpers.agent.pointing import LISTING
 
 Item = dict[str, Any]
 
@@ -58,6 +59,16 @@ def fit(items: Sequence[Item], most: int = MOST) -> list[Item]:
             break
         kept = [*group, *kept]
     return kept
+
+
+def done_last(groups: Sequence[Sequence[Item]]) -> list[dict[str, Any]]:
+    """The calls of the last exchange that were carried out, with name and arguments.
+
+    Args:
+        groups: The conversation, as :func:`exchanges` gives it.
+    """
+    kept = [item for item in (_without_failures(groups[-1]) if groups else []) if "name" in item]
+    return [{"name": c["name"], "arguments": json.loads(c["arguments"])} for c in kept]
 
 
 def cost(items: Sequence[Item]) -> int:
