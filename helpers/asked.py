@@ -429,6 +429,11 @@ def asking_parts(request: str) -> list[str]:
     return [part.strip() for part, asks in _segments(request) if asks and "_" not in asks]
 
 
+def reports(part: str) -> bool:
+    """Whether a part of a request has a word for something finished: "the radiators are bled"."""
+    return bool(_FINISHING.search(_affirmed(part)))
+
+
 def numbered(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The tasks that a request names by a number in their titles, and a word of them: "bug 421".
 

@@ -316,13 +316,13 @@ class TaskAgent:
             heard += memory.listing(likely[: memory.TASKS_SHOWN])
         now.turn.remembered = len(heard)
         said, tasks = memory.as_messages(heard), self.store.list()["tasks"]
-        now.checks = self.call_checks(now.text, said, self.store)
         if not now.rounds:
             did = memory.done_last(before)
             now.reads = pointing.in_full(now.text, said, tasks, did)
             if not now.again:
                 now.topic = pointing.topic(said, tasks)
                 now.pointed = pointing.pointed_at(now.text, said, tasks)
+        now.checks = self.call_checks(now.reads, said, self.store)
         current[0] = {**current[0], "content": now.reads}
         if now.again:
             now.checks = [*now.checks, guardrails.named_deletion(now.text, tasks)]
@@ -468,7 +468,8 @@ def _check_call(data: Any) -> Any:
     now: _Now = data.context.context
     call = {"name": data.context.tool_name, "arguments": data.context.tool_arguments}
     try:
-        validate_tool_call(call, tool_schemas(), now.checks)
+        checks = [*now.checks, guardrails.one_end(now.turn.done)]
+        validate_tool_call(call, tool_schemas(), checks)
         return agents.ToolGuardrailFunctionOutput.allow()
     except ToolCallError as error:
         arguments: Any = call["arguments"]

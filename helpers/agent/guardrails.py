@@ -19,7 +19,11 @@ from helpers.asked import (
     numbers,
     only_asks,
     only_courtesy,
+    reports,
+    surely_creates,
+    telling,
     titled,
+    words,
 )
 from helpers.dates import parse_due
 from helpers.mcp_server import MAX_REQUEST
@@ -83,6 +87,16 @@ def harmless(text: str) -> str:
 
 _NAMED = re.compile(r"(?:\btasks?\b|\bnumber\b|\bno\.|#)\s*#?(\d{1,9})\b", re.I)
 _POINTING = re.compile(r"\b(it|its|that|this|them|those|these|they|both|all)\b", re.I)
+_PLANNING = re.compile(
+    r"\b(?:due|until|till|should|must|need\w*|mov\w+|set|chang\w+|postpon\w+|push\w*|resched\w+"
+    r"|shift\w*|date|deadline)\b",
+    re.I,
+)
+_PAST = re.compile(
+    r"\b(?:this morning|at lunch\w*|yesterday|last \w+|ago|just now|earlier)\b", re.I
+)
+OVER = "That is when it was done"  # how planned begins
+OTHERS = "That is the date of another task"  # how own_date begins
 UNCLEAR = "I do not understand the date"  # how clear_date begins
 _IT = re.compile(r"\b(?:it|its|that|this)\b", re.I)
 _AGAIN = re.compile(r"\b(same|also|again|too|another|as well|likewise)\b", re.I)
@@ -129,17 +143,20 @@ def overlooked(
         if not named and topic and calls and _IT.search(text):
             return [f"task {topic}: {text}"]
         for call in calls:
-            if UNCLEAR in str((call.get("result") or {}).get("error")) and len(named) == 1:
+            if (UNCLEAR in _why(call) or OVER in _why(call)) and len(named) == 1:
                 return [f"task {min(named)}: {text.replace(call['arguments']['due'], '')}"]
         alone = named or not (_POINTING.search(text) or points_beside(text))
         given = [call["arguments"] for call in calls if isinstance(call["arguments"], dict)]
-        took = {arguments["task_id"] for arguments in given if "task_id" in arguments}
+        took = {arguments.get("task_id") for arguments in given}  # None: a new one
         if alone and len(named) == 1 and took - named:
             return [f"task {min(named)}: {text}"]
         return [text] if alone else []
-    if not all(call["done"] and "task_id" in call["arguments"] for call in calls):
-        return []  # some of it was refused, or is about no task that there was
+    refused = [c["arguments"] for c in calls if not c["done"] and OTHERS not in _why(c)]
+    calls = [call for call in calls if call["done"]]
+    if not all("task_id" in call["arguments"] for call in calls):
+        return []  # some of it is about no task that there was
     treated = {call["arguments"]["task_id"] for call in calls}
+    settled = treated | {a["task_id"] for a in refused if isinstance(a, dict) and "task_id" in a}
     if pointed and treated < pointed:
         return [again for again in [wish(calls, pointed - treated)] if again]
     about = [(part, meant(part, tasks)) for part in asking_parts(text)]
@@ -149,8 +166,13 @@ def overlooked(
     return [
         wish(calls, {number}) if bare_name(part, tasks) else part
         for part, number in left
-        if number not in treated
+        if number not in settled
     ]
+
+
+def _why(call: Mapping[str, Any]) -> str:
+    """Why a call was refused."""
+    return str((call.get("result") or {}).get("error"))
 
 
 def call_checks(text: str, heard: Sequence[Mapping[str, Any]], store: TaskStore) -> list[Check]:
@@ -168,10 +190,14 @@ def call_checks(text: str, heard: Sequence[Mapping[str, Any]], store: TaskStore)
     if _LIKEWISE.search(text):  # "the car too": so was what is to happen
         asked = " ".join([*people[-1:], text])
     said = [{"role": "user", "content": asked}]
+    tasks = store.list()["tasks"]
     return [
         plain_meaning(text),
         known_id(store.get, TaskError),
-        named_task(text, heard, store.list()["tasks"]),
+        named_task(text, heard, tasks),
+        planned(text),
+        own_date(text, tasks),
+        new_title(text, tasks),
         asked_for_delete(said),
         clear_date(parse_due, store.clock),
         said_title(title),
@@ -215,6 +241,7 @@ def named_task(
     explicit = bool(_NAMED.search(text))
     in_title = set() if explicit else {task["task_id"] for task in numbered(text, tasks)}
     by_words = titled(text, tasks)
+    besides = {n for part in asking_parts(text) if not numbers(part) for n in meant(part, tasks)}
     pointed = pointed_at(text, heard, tasks)
     spoken = spoken_of(heard)
     before = before_name(text, tasks)
@@ -229,6 +256,8 @@ def named_task(
             other += f" The request is about task {min(named)}."
         if in_title or pointed is not None:
             return None if wanted in in_title | (pointed or set()) else other
+        if wanted in besides:  # "task 2, and the milk as well"
+            return None
         if explicit or (call.name == "delete_task" and by_number):
             return other
         if wanted in by_words:
@@ -239,6 +268,111 @@ def named_task(
         if call.name == "complete_task" and wanted in completed:
             return f"Task {wanted} is completed already."
         return None if wanted in spoken else other
+
+    return check
+
+
+def planned(text: str) -> Check:
+    """A check that a date is none of something that is over: "I took the rubbish out this morning".
+
+    Args:
+        text: What the person said.
+    """
+    over = not _PLANNING.search(text) and any(reports(part) for part in asking_parts(text))
+
+    def check(call: ToolCall) -> str | None:
+        due = call.arguments.get("due")
+        only = call.name == "update_task" and call.arguments.keys() == {"task_id", "due"}
+        if only and over and _PAST.search(str(due)):
+            return f"{OVER}: {due}."
+        return None
+
+    return check
+
+
+def own_date(text: str, tasks: Iterable[Task]) -> Check:
+    """A check that a task does not get another one's date: "radiators are bled, the chimney can
+    wait till monday".
+
+    Args:
+        text: What the person said.
+        tasks: The tasks there are.
+    """
+    tasks = list(tasks)
+    parts = [(part, set(words(part)), set(meant(part, tasks))) for part in asking_parts(text)]
+
+    def check(call: ToolCall) -> str | None:
+        number, due = call.arguments.get("task_id"), call.arguments.get("due")
+        if number is None or not due:
+            return None
+        own = [part for part, _, named in parts if number in named]
+        dated = [named for _, said, named in parts if set(words(str(due))) <= said]
+        elsewhere = dated and not any(not named or number in named for named in dated)
+        if own and elsewhere and all(reports(part) for part in own):
+            return f"{OTHERS}. Of task {number} the request says: {own[0]}."
+        return None
+
+    return check
+
+
+_NO_TITLE = frozenset(
+    "few some things thing task tasks stuff couple of a new items many more several todo".split()
+)
+
+
+def new_title(text: str, tasks: Iterable[Task]) -> Check:
+    """A check that a new task has a title that says something, and is not one that is there:
+    "for the backup, set urgent" is about "Back up photos".
+
+    Args:
+        text: What the person said.
+        tasks: The tasks there are.
+    """
+    tasks = [task for task in tasks if task["status"] != "completed"]
+    creates = surely_creates(text)
+    before, own = _asked_of(text)
+
+    def check(call: ToolCall) -> str | None:
+        if call.name != "create_task":
+            return None
+        title = call.arguments["title"]
+        if set(words(title)) <= _NO_TITLE:
+            return "That is no title. Say what is to be done."
+        # "No problem. Add a task: call mum" does not ask for a task "problem".
+        if own and telling(title) <= before and not telling(title) <= own:
+            return f"Nobody asked for a task {title!r}."
+        there = meant(title, tasks) if not creates else []
+        for task in tasks:
+            if task["task_id"] in there and telling(title) <= telling(task["title"]):
+                return f"There is task {task['task_id']} already: {task['title']}."
+        return None
+
+    return check
+
+
+def _asked_of(text: str) -> tuple[set[str], set[str]]:
+    """The words before the first sentence that surely asks for a new task, and its own."""
+    sentences = re.split(r"[.!?\n]+(?:\s+|$)", text)
+    at = next((i for i, said in enumerate(sentences) if surely_creates(said)), len(sentences))
+    own = telling(" ".join(sentences[at : at + 1])) - telling("add put remind create")
+    return telling(" ".join(sentences[:at])), own
+
+
+def one_end(done: Sequence[Mapping[str, Any]]) -> Check:
+    """A check that what a turn has completed does not get another status in it.
+
+    Args:
+        done: The calls of the turn that were carried out.
+    """
+
+    def check(call: ToolCall) -> str | None:
+        number = call.arguments.get("task_id")
+        ended = any(
+            c["name"] == "complete_task" and c["arguments"]["task_id"] == number for c in done
+        )
+        if ended and call.name == "update_task" and "status" in call.arguments:
+            return f"Task {number} has just been completed."
+        return None
 
     return check
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from helpers.asked import (
+    asking_parts,
     bare_name,
     meant,
     numbers,
@@ -57,7 +58,10 @@ _WORD = "|".join(sorted(_PLACES, key=len, reverse=True))
 # "The last one" alone may be the one that was spoken of last: it needs its list.
 _PLACE = re.compile(
     rf"\b(?:the |my |that )?({_WORD}) (?:one|task|item|entry|thing)(?: (?:on|in|of) (?:the|my|that)"
-    rf" list\b)?|\b(?:the |my )?({_WORD}) (?:on|in|of) (?:the|my|that) list\b",
+    rf" list\b)?|\b(?:the |my )?({_WORD}) (?:on|in|of) (?:the|my|that) list\b"
+    # Not "on the second", which is a date.
+    rf"|(?<!\bon )(?<!\bby )(?<!\bto )(?<!\btill )(?<!\buntil )(?<!\bdue )\bthe ({_WORD})"
+    r"(?=\s*(?:$|[.,;:!?]|(?:too|as well|please|is|can|has)\b))",
     re.I,
 )
 _BOTH = re.compile(r"\b(?:both|the two)(?: of (?:them|those|these))?(?: tasks| ones)?\b", re.I)
@@ -123,7 +127,7 @@ def pointed_at(text: str, heard: Sequence[Message], tasks: Sequence[Task]) -> se
 
 def _at(place: re.Match[str], heard: Sequence[Message], tasks: Sequence[Task]) -> int | None:
     """The task at a place of the list that is meant."""
-    word = (place[1] or place[2]).lower()
+    word = (place[1] or place[2] or place[3]).lower()
     shown = _shown(heard)
     if shown is None:
         made = [n for m in heard if (n := touched(m)) is not None]
@@ -235,9 +239,19 @@ def in_full(
         ways = (_BOTH, _OTHERS) if len(named) > 1 else (_PLACE, _NEXT, _OTHER)
         way = next((way for way in ways if way.search(text)), None)
         return way.sub(who, text, count=1) if way else text
+    text = _PLACE.sub(lambda place: _in_its_part(place, text, heard, tasks), text)
     about = asked_about(heard, tasks)
     plain = numbers(text) or titled(text, tasks) or only_asks(text) or only_courtesy(text)
     return f"task {about}: {text}" if about and _IT.search(text) and not plain else text
+
+
+def _in_its_part(
+    place: re.Match[str], text: str, heard: Sequence[Message], tasks: Sequence[Task]
+) -> str:
+    """ "task 3" for "the third one" beside tasks that other parts of the text name."""
+    part = next((p for p in asking_parts(text) if place[0].lower() in p), "")
+    number = _at(place, heard, tasks) if part and not meant(part, tasks) else None
+    return place[0] if number is None else f"task {number}"
 
 
 def _likewise(
