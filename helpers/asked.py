@@ -259,6 +259,11 @@ def telling(text: str) -> set[str]:
     return {_stem(w) for w in words(text) if w not in _EMPTY and not w.isdigit() and len(w) > 2}
 
 
+def names(title: str) -> set[str]:
+    """The words that may name a task in a request: "the backup" may be "Back up the photos"."""
+    return telling(title) | {a + b for a, b in itertools.pairwise(words(title))}
+
+
 def numbers(text: str) -> set[int]:
     """The numbers in a text that can be a task's: ``14``, ``#14``, ``task three``.
 
@@ -354,8 +359,7 @@ def meant(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[int]:
     def score(title: str) -> tuple[int, int, bool]:
         named = words(title)
         begins = bool(verbs & {_stem(word) for word in named[:1]})
-        joined = {a + b for a, b in itertools.pairwise(named)}  # "the backup": Back up the photos
-        return len(said & (telling(title) | joined)), len(digits & set(named)), begins
+        return len(said & names(title)), len(digits & set(named)), begins
 
     scored = [(score(task["title"]), task) for task in tasks]
     best = max((score for score, _ in scored), default=(0, 0, False))

@@ -17,8 +17,9 @@ is one line of JSON:
 * ``dues``: the words for dates in ``calls``, and the date that each must mean.
 
 ``scenarios_dev.jsonl`` holds 60 more, in which the agent's author looked for what plain code
-could know, and ``scenarios_dev2.jsonl`` 75 by somebody who had seen the tools only. They are
-there to be read and to measure changes with; the second ones are harder than the frozen.
+could know, ``scenarios_dev2.jsonl`` 75 by somebody who had seen the tools only, and
+``scenarios_dev3.jsonl`` 200 by four others of whom the same is true. They are there to be read and
+to measure changes with.
 
 The state counts, not the words: a scenario is right when every expected task is there with
 accepted values, and no other. Titles are folded as in :func:`helpers.evaluation.fold`.

@@ -277,7 +277,9 @@ def test_calls_are_kept_as_they_were_and_tasks_that_are_lost_are_counted():
     assert result.lost == (1,) and states.lost == Rate(1, 1)
 
 
-@pytest.mark.parametrize(("name", "each"), [("scenarios_dev", 12), ("scenarios_dev2", 15)])
+@pytest.mark.parametrize(
+    ("name", "each"), [("scenarios_dev", 12), ("scenarios_dev2", 15), ("scenarios_dev3", 40)]
+)
 def test_the_scenarios_of_development_can_be_solved(name, each):
     development = load_scenarios(SETS / f"{name}.jsonl")
     assert [len(s.turns) for s in development] == [n for n in range(1, 6) for _ in range(each)]

@@ -1,6 +1,7 @@
 """The Task API agent of lesson L07: one core, and three surfaces over it.
 
 ``guardrails``  what a request and a call must keep to
+``pointing``    what "the other one" or "same for the car" means, put into the text
 ``memory``      conversations in SQLite, cut to what the model can read
 ``models``      who is asked, in which order, and who answered
 ``core``        one turn: guard, model, checked tools, an answer that claims only what happened

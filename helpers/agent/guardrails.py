@@ -15,6 +15,7 @@ from helpers.asked import (
     bare_name,
     before_name,
     meant,
+    names,
     numbered,
     numbers,
     only_asks,
@@ -343,7 +344,7 @@ def new_title(text: str, tasks: Iterable[Task]) -> Check:
             return f"Nobody asked for a task {title!r}."
         there = meant(title, tasks) if not creates else []
         for task in tasks:
-            if task["task_id"] in there and telling(title) <= telling(task["title"]):
+            if task["task_id"] in there and telling(title) <= names(task["title"]):
                 return f"There is task {task['task_id']} already: {task['title']}."
         return None
 

@@ -231,8 +231,8 @@ def in_full(
             ``arguments``.
     """
     first, end, rest = re.fullmatch(r"(?s)([^.!?;]*)([.!?;]?)(.*)", text).groups()
-    if wish := _likewise(first, heard, tasks, did):
-        return wish + end + rest
+    if whole := _likewise(first, heard, tasks, did):
+        return whole + end + rest
     text = _SAME_DAY.sub(lambda day: _day(day, heard, tasks), text)
     if named := pointed_at(text, heard, tasks):
         who = " and ".join(f"task {number}" for number in sorted(named))

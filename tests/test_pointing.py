@@ -1,0 +1,218 @@
+"""What a request points at, worked out by plain code and put into the text that the model reads."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from helpers import asked
+from helpers.agent import guardrails, memory, pointing
+from helpers.validators import ToolCall
+
+TASKS = [
+    {"task_id": 1, "title": "Read the gas meter", "status": "pending", "due": "2026-10-31"},
+    {"task_id": 2, "title": "Read the water meter", "status": "pending", "due": None},
+    {"task_id": 3, "title": "Order heating oil", "status": "pending", "due": "2026-12-04"},
+    {"task_id": 4, "title": "Back up client photos", "status": "pending", "due": None},
+]
+
+
+def said(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def result(number: int) -> dict:
+    return {"role": "tool", "content": json.dumps(TASKS[number - 1])}
+
+
+def listed(*numbers: int) -> dict:
+    return {"role": "tool", "content": json.dumps({"tasks": [TASKS[n - 1] for n in numbers]})}
+
+
+def did(name: str, number: int, **values: str) -> dict:
+    return {"name": name, "arguments": {"task_id": number, **values}, "done": True}
+
+
+DONE = [did("complete_task", 1)]
+MOVED = [did("update_task", 1, due="friday")]
+ASKED = [said("when is the oil due?"), {"role": "assistant", "content": "Sorry."}]
+
+
+@pytest.mark.parametrize(
+    ("text", "heard", "calls", "reads"),
+    [
+        ("The third one's done.", [], (), "task 3's done."),
+        ("the third one is done", [listed(4, 2, 1)], (), "task 1 is done"),
+        ("the fifth one is done", [], (), None),
+        ("make the last one on the list urgent", [], (), "make task 4 urgent"),
+        ("make the last one urgent", [], (), None),  # of the list, or spoken of last?
+        ("move it to the second", [result(1)], (), None),  # a date
+        ("the second one: saturday, and the oil as well", [], (),
+         "task 2: saturday, and the oil as well"),
+        ("the first one about the oil is done", [], (), None),
+        ("the other one too", [said("gas meter read"), result(1)], DONE, "task 2 is done"),
+        ("the other one is urgent", [result(3)], (), None),  # one of three, none like it
+        ("both of those are urgent", [said("add them"), result(3), result(4)], (),
+         "task 3 and task 4 are urgent"),
+        ("both are urgent", [said("add it"), result(3)], (), None),
+        ("the other three can wait", [result(3)], (), "task 1 and task 2 and task 4 can wait"),
+        ("the other two can wait", [result(3)], (), None),
+        ("same for the oil", [result(1)], MOVED, "move task 3 to friday"),
+        ("And the same for the second!", [result(1)], MOVED, "move task 2 to friday!"),
+        ("Same for the oil. And it is urgent.", [result(1)], MOVED,
+         "move task 3 to friday. And it is urgent."),
+        ("the oil too, please", [result(1)], [did("delete_task", 1)], "delete task 3"),
+        ("the oil is ordered too", [result(1)], MOVED, None),  # says itself what is to be done
+        ("same for the cellar", [result(1)], MOVED, None),
+        ("and the water meter, that day too", [result(1)], (),
+         "and the water meter, due 2026-10-31 too"),
+        ("add buy flowers, same day as the oil", [], (), "add buy flowers, due 2026-12-04"),
+        ("add buy flowers, same day as the photos", [], (), None),  # which have none
+        ("OK, make it urgent", ASKED, (), "task 3: OK, make it urgent"),
+        ("OK, thank you", ASKED, (), None),
+        ("is it late?", ASKED, (), None),
+        ("make it urgent", [said("the oil is due friday"), result(3)], (), None),
+    ],
+)  # fmt: skip
+def test_a_request_is_put_in_full(text, heard, calls, reads):
+    assert pointing.in_full(text, heard, TASKS, calls) == (reads or text)
+
+
+def test_what_was_spoken_of_last():
+    def topic(*heard):
+        return pointing.topic(heard, TASKS)
+
+    assert topic(said("oil ordered"), result(3), {"role": "assistant", "content": "Done."}) == 3
+    assert topic(said("when is the oil due?")) == 3 and topic() is None
+    assert topic(said("when is the oil due?"), said("what a day"), said("list my tasks")) == 3
+    assert topic(said("both meters"), result(1), result(2)) is None
+    assert topic(said("the oil"), {"role": "tool", "content": '{"task_id": 9}'}) is None  # deleted
+
+
+@pytest.mark.parametrize(
+    ("calls", "words"),
+    [
+        ([did("complete_task", 1)], "task 2 and task 3 are done"),
+        ([did("delete_task", 1)], "delete task 2 and task 3"),
+        ([did("update_task", 1, priority="low")], "set task 2 and task 3 to low priority"),
+        ([did("update_task", 1, due="none")], "take the due date off task 2 and task 3"),
+        ([did("update_task", 1, due="friday")], "move task 2 and task 3 to friday"),
+        ([did("update_task", 1, due="friday", priority="low")], ""),
+        ([did("update_task", 1, title="x")], ""),
+        ([did("update_task", 1, due="friday"), did("update_task", 4, due="monday")], ""),
+        ([did("complete_task", 1), did("delete_task", 4)], ""),
+        ([], ""),
+    ],
+)
+def test_what_was_done_said_for_other_tasks(calls, words):
+    assert pointing.wish(calls, {3, 2}) == words
+    assert pointing.wish(calls, set()) == ""
+
+
+def test_a_name_says_nothing():
+    assert asked.bare_name("the water one", TASKS) and asked.bare_name("heating oil too", TASKS)
+    for text in ("oil ordered", "the", "", "the oil is urgent"):
+        assert not asked.bare_name(text, TASKS)
+
+
+def test_words_that_stand_together_in_a_title_are_one_in_a_request():
+    assert asked.titled("set the backup to urgent", TASKS) == {4}
+    assert asked.titled("baking is done", [{"task_id": 1, "title": "Bake a cake"}]) == {1}
+
+
+def test_goodbyes_ask_for_nothing():
+    for text in ("going to bed now, thanks x", "ok that's me for tonight, night!", "bye"):
+        assert asked.only_courtesy(text)
+    for text in ("for tonight", "tomorrow", "thanks, due tomorrow", "the oil, thanks"):
+        assert not asked.only_courtesy(text)
+
+
+def test_the_calls_of_the_last_exchange():
+    calls = [did("complete_task", 1), did("delete_task", 2)]
+    for call, content in zip(calls, ('{"task_id": 1}', '{"error": "no"}'), strict=True):
+        call["result"] = json.loads(content)
+    groups = memory.exchanges(memory.exchange("both please", calls, "Done."))
+    assert memory.done_last(groups) == [{"name": "complete_task", "arguments": {"task_id": 1}}]
+    assert memory.done_last([]) == []
+
+
+# --- what is overlooked, and what is refused ---------------------------------------------------
+
+
+def refused(name: str, why: str, **arguments) -> dict:
+    return {"name": name, "arguments": arguments, "done": False, "result": {"error": why}}
+
+
+def test_what_else_is_asked_for_once_more():
+    look = guardrails.overlooked
+    # The model took no usable task for "it".
+    tried = [refused("update_task", "Nobody spoke of task 28.", task_id=28, due="28 october")]
+    text = "bring it forward to 28 october"
+    assert look(text, tried, TASKS, topic=3) == [f"task 3: {text}"]
+    assert look(text, tried, TASKS) == [] and look(text, [], TASKS, topic=3) == []
+    # All but a date that is none, or is over.
+    tried = [refused("update_task", f"{guardrails.UNCLEAR} 'before lent'.", task_id=3,
+                     priority="high", due="before lent")]  # fmt: skip
+    assert look("oil before lent, make it high", tried, TASKS) == ["task 3: oil , make it high"]
+    # One wish for several: the others by number.
+    done = [did("update_task", 1, priority="low")]
+    assert look("gas and oil: both low", done, TASKS) == ["set task 3 to low priority"]
+    assert look("both low", done, TASKS, pointed={1, 2}) == ["set task 2 to low priority"]
+    assert look("both low", done, TASKS, pointed={1}) == []
+
+
+def check(make, text, *more):
+    one = make(text, *more, TASKS)
+    return lambda name, **arguments: one(ToolCall(name, arguments)) or ""
+
+
+def test_a_date_belongs_to_the_task_that_it_is_said_of():
+    why = check(guardrails.own_date, "The gas meter is read. The oil can wait till monday.")
+    assert why("update_task", task_id=1, due="monday").startswith(guardrails.OTHERS)
+    assert not why("update_task", task_id=3, due="monday")
+    assert not why("complete_task", task_id=1)
+    why = check(guardrails.own_date, "gas meter and oil to monday")
+    assert not why("update_task", task_id=1, due="monday")
+
+
+def test_what_is_over_is_no_date():
+    def why(text, due, **more):
+        call = ToolCall("update_task", {"task_id": 1, "due": due, **more})
+        return guardrails.planned(text)(call) or ""
+
+    assert why("I read the gas meter this morning", "this morning").startswith(guardrails.OVER)
+    for text, due in (
+        ("the gas meter should be read this morning", "this morning"),
+        ("I ordered oil, it comes tomorrow", "tomorrow"),
+    ):
+        assert not why(text, due)
+    assert not why("I read the gas meter this morning", "this morning", priority="low")
+
+
+def test_a_new_task_has_a_title_of_its_own():
+    why = check(guardrails.new_title, "For the backup, set urgent.")
+    assert why("create_task", title="for the backup") == (
+        "There is task 4 already: Back up client photos."
+    )
+    assert not check(guardrails.new_title, "add a task: oil")("create_task", title="oil")
+    assert "no title" in why("create_task", title="few things")
+    why = check(guardrails.new_title, "No problem. Then add a task: call mum")
+    assert "Nobody asked" in why("create_task", title="problem")
+    assert not why("create_task", title="call mum")
+    why = check(guardrails.new_title, "I need milk. Add it to my list")
+    assert not why("create_task", title="milk")
+
+
+def test_what_is_completed_stays_completed_in_a_turn():
+    why = guardrails.one_end([did("complete_task", 1)])
+    assert why(ToolCall("update_task", {"task_id": 1, "status": "in_progress"}))
+    assert not why(ToolCall("update_task", {"task_id": 1, "priority": "low"}))
+    assert not why(ToolCall("update_task", {"task_id": 2, "status": "in_progress"}))
+
+
+def test_the_second_one_is_named_beside_another():
+    text = "task 2: saturday, and the oil as well"
+    why = guardrails.named_task(text, [], TASKS)
+    assert not why(ToolCall("update_task", {"task_id": 3, "due": "saturday"}))
+    assert why(ToolCall("update_task", {"task_id": 4, "due": "saturday"}))
