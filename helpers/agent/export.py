@@ -90,7 +90,7 @@ general_settings:
 """
 
 _DOCKERFILE = """\
-# Not run where this course was made: there was no container engine. Try it before you rely on it.
+# Tried with Podman, on a bare Debian 12 with Python 3.11 in place of the image below; not with Docker.
 FROM python:3.11-slim
 WORKDIR /app
 COPY requirements.txt constraints.txt ./
@@ -108,7 +108,8 @@ CMD ["python", "task_agent.py", "serve"]
 """
 
 _COMPOSE = """\
-# Not run where this course was made: there was no container engine. Try it before you rely on it.
+# Tried with podman-compose, the course's own llama.cpp in place of its image; not with Docker, and
+# not with Ollama. Its network needs a name server (Podman: netavark and aardvark-dns).
 #   export AGENT_KEY=$(openssl rand -hex 24) LITELLM_MASTER_KEY=sk-$(openssl rand -hex 24)
 #   docker compose up
 # With Ollama in place of llama.cpp: docker compose --profile ollama up, and in litellm.yaml
@@ -165,8 +166,8 @@ An agent that keeps a task list, made by lesson L07. It speaks REST, MCP and the
   prints the address of a page with its key. Python 3.11 with `pip install -r requirements.txt -c
   constraints.txt`, or the course's own environment.
 - `python task_agent.py "finish task 3"`, or without words for a conversation, or `mcp`.
-- `docker compose up` starts the same in containers. `Dockerfile` and `compose.yaml` were not run
-  where this was made, for want of a container engine.
+- `docker compose up` starts the same in containers. Where this was made it was tried with Podman
+  and podman-compose, without the images of llama.cpp and Ollama, and not with Docker.
 
 Settings are environment variables, `AGENT_…`; `helpers/agent/service.py` explains each.
 Tasks, conversations, the outbox and a log of decisions lie in `AGENT_DIR`. Back up that folder.
@@ -330,7 +331,9 @@ def _imports(module: str) -> list[str]:
 
 
 def requirements(modules: Iterable[str]) -> tuple[list[str], list[str]]:
-    """What those modules import from elsewhere, pinned; and every version that is installed.
+    """What those modules import from elsewhere, pinned; and every version of the lock.
+
+    Some packages have another version for another Python or system; the conditions go with them.
 
     Returns:
         Lines for ``requirements.txt``, and for ``constraints.txt``.
@@ -348,17 +351,18 @@ def requirements(modules: Iterable[str]) -> tuple[list[str], list[str]]:
     imported -= set(sys.stdlib_module_names) | {"helpers"}
     known = metadata.packages_distributions()
     lock = (settings.ROOT / "requirements.lock").read_text(encoding="utf-8")
-    every = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", lock, re.M))
+    every = re.findall(r"^([A-Za-z0-9._-]+)(==[^\s;\\]+(?: *;[^\\\n]*)?)", lock, re.M)
     wanted = {
         re.sub(r"[-_.]+", "-", distribution).lower().removesuffix("-slim")
         for name in imported - _NOT_AT_RUN_TIME
         for distribution in known.get(name, ())
     }
     pinned = [
-        f"{'litellm[proxy]' if name == 'litellm' else name}=={every[name]}"
-        for name in sorted(wanted & set(every))
+        f"{'litellm[proxy]' if name == 'litellm' else name}{version.rstrip()}"
+        for name, version in sorted(every)
+        if name in wanted
     ]
-    return pinned, [f"{name}=={version}" for name, version in sorted(every.items())]
+    return pinned, [f"{name}{version.rstrip()}" for name, version in sorted(every)]
 
 
 # Imported by functions of those modules that an agent does not call.
