@@ -90,7 +90,7 @@ general_settings:
 """
 
 _DOCKERFILE = """\
-# Tried with Podman, on a bare Debian 12 with Python 3.11 in place of the image below; not with Docker.
+# Tried with Podman, a bare Debian 12 with Python 3.11 in place of the image below; not with Docker.
 FROM python:3.11-slim
 WORKDIR /app
 COPY requirements.txt constraints.txt ./
