@@ -9,7 +9,7 @@ import time
 import pytest
 
 from helpers import asked
-from helpers.agent import guardrails, memory
+from helpers.agent import guardrails, memory, pointing, second_look
 from helpers.agent.core import TaskAgent
 from helpers.agent.models import Preferred, remote
 from helpers.resilience import Outbox
@@ -325,14 +325,14 @@ def test_no_second_look_at_questions_thanks_and_what_points_back(said, store):
 def test_of_a_request_that_was_done_nothing_is_left_over():
     tasks = [{"task_id": n, "title": title} for n, title in enumerate(TITLES, 1)]
     done = [{"done": True, "arguments": {"task_id": 1}}]
-    assert guardrails.overlooked("plants watered, rent paid", done, tasks) == ["rent paid"]
-    assert not guardrails.overlooked("plants watered, but do not touch the rent", done, tasks)
-    assert not guardrails.overlooked("plants watered, was the rent paid?", done, tasks)
-    assert not guardrails.overlooked("task 1 is done before the rent", done, tasks)
+    assert second_look.overlooked("plants watered, rent paid", done, tasks) == ["rent paid"]
+    assert not second_look.overlooked("plants watered, but do not touch the rent", done, tasks)
+    assert not second_look.overlooked("plants watered, was the rent paid?", done, tasks)
+    assert not second_look.overlooked("task 1 is done before the rent", done, tasks)
     made = [{"done": True, "arguments": {"title": "rent a car"}}]
-    assert not guardrails.overlooked("plants watered, rent a car", made, tasks)
+    assert not second_look.overlooked("plants watered, rent a car", made, tasks)
     refused = [*done, {"done": False, "arguments": {"task_id": 3}}]
-    assert not guardrails.overlooked("plants watered, rent paid", refused, tasks)
+    assert not second_look.overlooked("plants watered, rent paid", refused, tasks)
 
 
 def test_where_the_model_took_another_task_it_is_asked_with_the_number(store):
@@ -360,7 +360,7 @@ def test_what_is_pointed_at_without_a_name():
     heard = [{"role": "tool", "content": json.dumps(tasks[0])}]
 
     def pointed(said, heard=heard, tasks=tasks):
-        return guardrails.pointed_at(said, heard, tasks)
+        return pointing.pointed_at(said, heard, tasks)
 
     assert pointed("the other one is due friday", tasks=tasks[:2]) == {2}
     assert pointed("the other one is due friday") is None  # which of the two?
@@ -373,7 +373,7 @@ def test_what_is_pointed_at_without_a_name():
     for said in ("delete all but the finished ones", "delete the unfinished ones", "all done!"):
         assert pointed(said) is None
     assert pointed("delete the finished ones", tasks=tasks[1:]) == set()
-    assert guardrails.overlooked("delete the finished ones, and the rent", [], tasks)
+    assert second_look.overlooked("delete the finished ones, and the rent", [], tasks)
     spoken = guardrails.named_task("delete the finished ones", heard, tasks[1:])
     assert spoken(ToolCall("delete_task", {"task_id": 1}))
     check = guardrails.named_task("start the next one", heard, tasks)

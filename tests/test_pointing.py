@@ -7,7 +7,7 @@ import json
 import pytest
 
 from helpers import asked
-from helpers.agent import guardrails, memory, pointing
+from helpers.agent import guardrails, memory, pointing, second_look
 from helpers.validators import ToolCall
 
 TASKS = [
@@ -145,7 +145,7 @@ def refused(name: str, why: str, **arguments) -> dict:
 
 
 def test_what_else_is_asked_for_once_more():
-    look = guardrails.overlooked
+    look = second_look.overlooked
     # The model took no usable task for "it".
     tried = [refused("update_task", "Nobody spoke of task 28.", task_id=28, due="28 october")]
     text = "bring it forward to 28 october"

@@ -2,6 +2,7 @@
 
 ``guardrails``  what a request and a call must keep to
 ``pointing``    what "the other one" or "same for the car" means, put into the text
+``second_look`` what a model overlooked, and how it is asked for once more
 ``memory``      conversations in SQLite, cut to what the model can read
 ``models``      who is asked, in which order, and who answered
 ``core``        one turn: guard, model, checked tools, an answer that claims only what happened

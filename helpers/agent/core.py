@@ -24,7 +24,7 @@ from agents.models.interface import Model
 from agents.run_config import CallModelData, ModelInputData
 from agents.tracing import TracingProcessor
 
-from helpers.agent import guardrails, memory, pointing
+from helpers.agent import guardrails, memory, pointing, second_look
 from helpers.agent.models import (
     GARBLED,
     LATE,
@@ -256,7 +256,7 @@ class TaskAgent:
         turn, tasks = now.turn, self.store.list()["tasks"]
         seen = turn.remembered if surely_creates(turn.request) else tasks
         parts = (
-            guardrails.overlooked(turn.request, turn.calls, tasks, now.topic, now.pointed)
+            second_look.overlooked(turn.request, turn.calls, tasks, now.topic, now.pointed)
             if seen
             else []
         )

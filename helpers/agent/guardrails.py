@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.agent.pointing import LISTING, THE_DONE, Task, pointed_at, points_beside, wish
+from helpers.agent.pointing import LISTING, Task, pointed_at
 from helpers.asked import (
     asking_parts,
-    bare_name,
     before_name,
     meant,
     names,
@@ -87,7 +86,7 @@ def harmless(text: str) -> str:
 # --- the call --------------------------------------------------------------------------------
 
 _NAMED = re.compile(r"(?:\btasks?\b|\bnumber\b|\bno\.|#)\s*#?(\d{1,9})\b", re.I)
-_POINTING = re.compile(r"\b(it|its|that|this|them|those|these|they|both|all)\b", re.I)
+POINTING = re.compile(r"\b(it|its|that|this|them|those|these|they|both|all)\b", re.I)
 _PLANNING = re.compile(
     r"\b(?:due|until|till|should|must|need\w*|mov\w+|set|chang\w+|postpon\w+|push\w*|resched\w+"
     r"|shift\w*|date|deadline)\b",
@@ -99,81 +98,8 @@ _PAST = re.compile(
 OVER = "That is when it was done"  # how planned begins
 OTHERS = "That is the date of another task"  # how own_date begins
 UNCLEAR = "I do not understand the date"  # how clear_date begins
-_IT = re.compile(r"\b(?:it|its|that|this)\b", re.I)
 _AGAIN = re.compile(r"\b(same|also|again|too|another|as well|likewise)\b", re.I)
-
-
 _LIKEWISE = re.compile(r"\b(too|as well|likewise|same)\b", re.I)
-
-
-def overlooked(
-    text: str,
-    calls: Sequence[Mapping[str, Any]],
-    tasks: Iterable[Task],
-    topic: int | None = None,
-    pointed: set[int] | None = None,
-) -> list[str]:
-    """What of a request a model should be asked for once more: all, some parts, or nothing.
-
-    All, where nothing was done for a request that can be understood without what was said before;
-    with the number of its task, where it names one and the model took another; with that of
-    `topic`, where it says "it" and the model's call was refused.
-    Without a date that is none, where nothing but that was wrong.
-    A part, where it did something with tasks that other parts name, and nothing with the
-    one that this part names; where one action is asked for on several, that one for those that
-    are left. Where the completed tasks are to be deleted, each that is left.
-
-    Args:
-        text: What the person said.
-        calls: What the model called for it, and whether that was done.
-        tasks: The tasks there are.
-        topic: The one that was spoken of last, see :func:`helpers.agent.pointing.topic`.
-        pointed: Those that the request points at, see :func:`helpers.agent.pointing.pointed_at`.
-    """
-    tasks = list(tasks)
-    asked = " ".join(asking_parts(text))
-    deletes = not asked_for_delete([{"role": "user", "content": asked}])(
-        ToolCall("delete_task", {})
-    )
-    if deletes and THE_DONE.search(asked) and (left := pointed_at(text, (), tasks)) is not None:
-        return [f"delete task {number}" for number in sorted(left)]
-    if not any(call["done"] for call in calls):
-        if only_asks(text) or only_courtesy(text):
-            return []
-        named = titled(text, tasks)
-        if not named and topic and calls and _IT.search(text):
-            return [f"task {topic}: {text}"]
-        for call in calls:
-            if (UNCLEAR in _why(call) or OVER in _why(call)) and len(named) == 1:
-                return [f"task {min(named)}: {text.replace(call['arguments']['due'], '')}"]
-        alone = named or not (_POINTING.search(text) or points_beside(text))
-        given = [call["arguments"] for call in calls if isinstance(call["arguments"], dict)]
-        took = {arguments.get("task_id") for arguments in given}  # None: a new one
-        if alone and len(named) == 1 and took - named:
-            return [f"task {min(named)}: {text}"]
-        return [text] if alone else []
-    refused = [c["arguments"] for c in calls if not c["done"] and OTHERS not in _why(c)]
-    calls = [call for call in calls if call["done"]]
-    if not all("task_id" in call["arguments"] for call in calls):
-        return []  # some of it is about no task that there was
-    treated = {call["arguments"]["task_id"] for call in calls}
-    settled = treated | {a["task_id"] for a in refused if isinstance(a, dict) and "task_id" in a}
-    if pointed and treated < pointed:
-        return [again for again in [wish(calls, pointed - treated)] if again]
-    about = [(part, meant(part, tasks)) for part in asking_parts(text)]
-    if not any(treated & set(named) for _, named in about):
-        return []
-    left = [(part, named[0]) for part, named in about if len(named) == 1]
-    return [
-        wish(calls, {number}) if bare_name(part, tasks) else part
-        for part, number in left
-        if number not in settled
-    ]
-
-
-def _why(call: Mapping[str, Any]) -> str:
-    """Why a call was refused."""
-    return str((call.get("result") or {}).get("error"))
 
 
 def call_checks(text: str, heard: Sequence[Mapping[str, Any]], store: TaskStore) -> list[Check]:
@@ -264,7 +190,7 @@ def named_task(
         if wanted in by_words:
             return None
         # "Delete that shredding one": what cannot be brought back is not found by pointing.
-        if by_words and (call.name == "delete_task" or not _POINTING.search(before)):
+        if by_words and (call.name == "delete_task" or not POINTING.search(before)):
             return other
         if call.name == "complete_task" and wanted in completed:
             return f"Task {wanted} is completed already."
