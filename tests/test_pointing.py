@@ -137,6 +137,63 @@ def test_the_calls_of_the_last_exchange():
     assert memory.done_last([]) == []
 
 
+DELETED = [did("delete_task", 1)]
+BOTH = [said("add two"), result(3), result(4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "heard", "calls"),
+    [
+        # More is said than the name of a task: the model reads it as it is.
+        ("same for the water meter, but not the oil", [result(1)], DELETED),
+        ("same for all but the oil", [result(1)], DELETED),
+        ("same for the oil but on monday", [result(1)], MOVED),
+        ("same for the oil tomorrow", [result(1)], DONE),
+        ("same for the oil, no wait, keep it", [result(1)], DELETED),
+        ("same for the oil bill", [result(1)], DELETED),
+        # A place is no place in a list.
+        ("remind me to call Ann first thing monday", [listed(4, 2)], ()),
+        ("one last thing, the cellar", [listed(4, 2)], ()),
+        ("the last task I created is urgent", [listed(4, 2)], ()),
+        ("make the last one urgent", [listed(4, 2), result(3)], ()),  # which came after the list
+        ("dentist, monday the 1st", [listed(4, 2)], ()),
+        ("make it the 2nd", [listed(4, 2)], ()),
+        ("the next task is to buy bread", [result(1)], ()),
+        # What is new is no task that is there.
+        ("add a second task: call Ann", [], ()),
+        ("remind me to call both, as always", BOTH, ()),
+        ("I need both eggs and flour", BOTH, ()),
+        ("haircut this friday", ASKED, ()),
+        ("fix the bike, it squeaks", ASKED, ()),
+        ("forget it", ASKED, ()),
+        ("that's fine", ASKED, ()),
+        # A day that is another one.
+        ("photos the same day next week", [result(1)], ()),
+        ("not on the same day as the oil", [], ()),
+        ("order same day delivery", [result(1)], ()),
+        ("is it the same day as the oil?", [], ()),
+    ],
+)
+def test_a_request_is_left_as_it_is(text, heard, calls):
+    assert pointing.in_full(text, heard, TASKS, calls) == text
+
+
+def test_a_list_that_nobody_saw_or_that_was_cut_has_no_last_one():
+    put_before = [said(pointing.LISTING), listed(4, 2, 1)]
+    assert pointing.in_full("the first one is done", put_before, TASKS) == "task 1 is done"
+    assert pointing.in_full("the last one is done", put_before, TASKS) == "the last one is done"
+    many = [{**TASKS[0], "task_id": n} for n in range(1, 13)]
+    cut = {"role": "tool", "content": json.dumps({"tasks": many[: pointing.TASKS_SHOWN]})}
+    assert pointing.pointed_at("the last one on the list is done", [cut], many) is None
+    assert pointing.pointed_at("the second one is done", [cut], many) == {2}
+
+
+def test_the_next_one_follows_in_the_list_that_was_shown():
+    heard = [said("what is open?"), listed(3, 1, 4), said("oil ordered"), result(3)]
+    assert pointing.pointed_at("the next one is done", heard, TASKS) == {1}
+    assert pointing.pointed_at("the next one is done", [result(1)], TASKS) == {2}
+
+
 # --- what is overlooked, and what is refused ---------------------------------------------------
 
 
@@ -160,6 +217,42 @@ def test_what_else_is_asked_for_once_more():
     assert look("gas and oil: both low", done, TASKS) == ["set task 3 to low priority"]
     assert look("both low", done, TASKS, pointed={1, 2}) == ["set task 2 to low priority"]
     assert look("both low", done, TASKS, pointed={1}) == []
+
+
+def test_completed_tasks_are_cleared_only_where_that_is_all_that_is_asked():
+    tasks = [
+        {**task, "status": "completed" if task["task_id"] < 3 else "pending"} for task in TASKS
+    ]
+    wanted = ["delete task 1", "delete task 2"]
+    for text in ("delete the finished ones", "Can you get rid of all done tasks, please?",
+                 "clear out everything that's done"):  # fmt: skip
+        assert second_look.overlooked(text, [], tasks) == wanted
+    for text in (
+        "remind me to delete the finished ones",
+        "put the completed ones back, they're gone",
+        "tick off the completed ones",
+        "I want the done ones to stay, delete the others",
+        "delete the finished ones from last week",
+        "delete the half finished ones",
+        "delete the finished ones? no wait",
+    ):
+        assert not set(second_look.overlooked(text, [], tasks)) & set(wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "calls", "asked_for"),
+    [
+        ("delete the gas meter. Oil: friday", DELETED, ["oil friday"]),
+        ("gas meter: done. oil: tomorrow", DONE, ["oil tomorrow"]),
+        ("gas meter is read. Then oil", DONE, []),
+        ("gas meter is read, oil and photos are still open", DONE, ["photos are still open"]),
+        ("delete the gas meter but the oil, keep that", DELETED, []),
+        ("gas meter and oil are done", DONE, ["oil are done"]),
+        ("gas meter, oil and photos: all done", DONE, ["task 3 is done", "task 4 is done"]),
+    ],
+)
+def test_a_bare_name_gets_the_wish_of_another_only_where_it_is_shared(text, calls, asked_for):
+    assert second_look.overlooked(text, calls, TASKS) == asked_for
 
 
 def check(make, text, *more):

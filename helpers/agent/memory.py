@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers.agent.guardrails import harmless, tokens
-from helpers.agent.pointing import LISTING
+from helpers.agent.pointing import LISTING, TASKS_SHOWN
 
 Item = dict[str, Any]
 
 MOST = 640  # tokens of conversation; 1,024 less the tools, an answer, and a reserve
-TASKS_SHOWN = 8  # of one list
 LONGEST = 300  # characters of an answer
 
 

@@ -18,6 +18,7 @@ from helpers.asked import (
     numbers,
     only_asks,
     only_courtesy,
+    surely_creates,
     telling,
     titled,
 )
@@ -27,25 +28,8 @@ Task = Mapping[str, Any]
 Call = Mapping[str, Any]
 
 LISTING = "list my tasks"  # what a list that nobody asked for is put behind, see memory
+TASKS_SHOWN = 8  # of one list, to the model
 
-_COUNTING = re.compile(
-    r"\b(?:first|second|third|fourth|fifth|last|next|other|both|all|each|everything|top|bottom"
-    r"|rest|remaining)\b",
-    re.I,
-)
-
-
-def counts_them(text: str) -> bool:
-    """Whether a text means tasks by their place in a list: "the first one", "both"."""
-    return bool(_COUNTING.search(text))
-
-
-_NEXT = re.compile(r"\bthe next (?:one|task)\b", re.I)
-_OTHER = re.compile(
-    r"\b(?:the|that) other(?: one\b| task\b|(?=\s*(?:$|[.,;:!?]|(?:as|by|can|done"
-    r"|down|for|has|high|is|low|needs|now|on|please|to|too|up|urgent|was)\b)))",
-    re.I,
-)
 _PLACES = {
     word: place
     for place, words in enumerate(
@@ -55,19 +39,38 @@ _PLACES = {
 } | {"last": -1, "bottom": -1, "second to last": -2, "second-to-last": -2, "last but one": -2,
      "penultimate": -2}  # fmt: skip
 _WORD = "|".join(sorted(_PLACES, key=len, reverse=True))
+_COUNTING = re.compile(rf"\b(?:{_WORD}|next|other|both|all|each|everything|rest|remaining)\b", re.I)
+
+
+def counts_them(text: str) -> bool:
+    """Whether a text means tasks by their place in a list: "the first one", "both"."""
+    return bool(_COUNTING.search(text))
+
+
+# What stands behind a word that means tasks, and no noun: "both are", not "both eggs".
+_END = (
+    r"(?=\s*(?:$|[.,;:!?]|(?:as|are|by|can|could|done|down|for|has|have|high|is|low|medium|need|needs"
+    r"|now|on|please|should|to|too|up|urgent|was|were)\b))"
+)
+_NEXT = re.compile(r"\bthe next (?:one|task)\b(?!:|\s+is to\b)", re.I)
+_OTHER = re.compile(rf"\b(?:the|that) other(?: one\b| task\b|{_END})", re.I)
 # "The last one" alone may be the one that was spoken of last: it needs its list.
 _PLACE = re.compile(
-    rf"\b(?:the |my |that )?({_WORD}) (?:one|task|item|entry|thing)(?: (?:on|in|of) (?:the|my|that)"
-    rf" list\b)?|\b(?:the |my )?({_WORD}) (?:on|in|of) (?:the|my|that) list\b"
-    # Not "on the second", which is a date.
-    rf"|(?<!\bon )(?<!\bby )(?<!\bto )(?<!\btill )(?<!\buntil )(?<!\bdue )\bthe ({_WORD})"
-    r"(?=\s*(?:$|[.,;:!?]|(?:too|as well|please|is|can|has)\b))",
+    rf"\b(?:the |my |that )?({_WORD}) (?:(?:one|task|item|entry)\b"
+    r"(?!\s+(?:i|we|you|that|which|about|from)\b)(?: (?:on|in|of) (?:the|my|that) list\b)?"
+    r"|thing (?:on|in|of) (?:the|my|that) list\b)"
+    rf"|\b(?:the |my )?({_WORD}) (?:on|in|of) (?:the|my|that) list\b"
+    rf"|\bthe ([a-z-]+(?: to last)?){_END}",
     re.I,
 )
-_BOTH = re.compile(r"\b(?:both|the two)(?: of (?:them|those|these))?(?: tasks| ones)?\b", re.I)
-_OTHERS = re.compile(r"\b(?:the|those) other (two|three|four|five)(?: tasks| ones)?\b", re.I)
+_DATED = re.compile(  # "on the second", "friday the second"
+    r"\b(?:on|by|to|till|until|due|after|from|before|it|me|and|(?:mon|tues|wednes|thurs|fri|satur"
+    r"|sun)day) $",
+    re.I,
+)
+_BOTH = re.compile(rf"\b(?:both|the two)(?: of (?:them|those|these)| tasks| ones|{_END})", re.I)
+_OTHERS = re.compile(rf"\b(?:the|those) other (two|three|four|five)(?: tasks| ones|{_END})", re.I)
 _MANY = {"two": 2, "three": 3, "four": 4, "five": 5}
-_IT = re.compile(r"\b(?:it|its|it['\u2019]s|that|this)\b", re.I)
 _DONE = r"(?:done|finished|completed|closed|ticked)"
 THE_DONE = re.compile(
     rf"\b{_DONE} (?:ones|tasks|items|things|stuff)\b"
@@ -76,7 +79,11 @@ THE_DONE = re.compile(
     rf"|['\u2019]ve)* {_DONE}\b",
     re.I,
 )
-_BUT = re.compile(r"\b(?:except|but|besides|other than|apart from|unless|keep|not|un\w+ed)\b", re.I)
+_BUT = re.compile(
+    r"\b(?:except|but|besides|other than|apart from|unless|keep|not|un\w+ed|half|partly|almost"
+    r"|nearly)\b",
+    re.I,
+)
 
 
 def points_beside(text: str) -> bool:
@@ -98,60 +105,80 @@ def pointed_at(text: str, heard: Sequence[Message], tasks: Sequence[Task]) -> se
         heard: The conversation before.
         tasks: The tasks there are, in their order.
     """
+    return _found(text, heard, tasks)[0]
+
+
+def _found(
+    text: str, heard: Sequence[Message], tasks: Sequence[Task]
+) -> tuple[set[int] | None, re.Pattern[str] | None]:
+    """What pointed_at finds, and which words of the text mean it."""
+    nothing = None, None
     if numbers(text) or titled(text, tasks):
-        return None
+        return nothing
+    open_ones = [task["task_id"] for task in tasks if task.get("status") != "completed"]
+    ways = [way for way in (_PLACE, _NEXT, _OTHER, _OTHERS, _BOTH) if way.search(text)]
     if THE_DONE.search(text) and not _BUT.search(text):
-        return {task["task_id"] for task in tasks if task["status"] == "completed"}
-    found = [n for place in _PLACE.finditer(text) if (n := _at(place, heard, tasks)) is not None]
-    if found:
-        return set(found)
+        done = {task["task_id"] for task in tasks if task["status"] == "completed"}
+        return nothing if ways else (done, None)
+    places = [n for place in _PLACE.finditer(text) if (n := _at(place, heard, tasks)) is not None]
+    if places:
+        return set(places), _PLACE
+    if _BOTH in ways and len(two := treated_last(heard)) == 2:
+        return two, _BOTH
     last = next((n for m in reversed(heard) if (n := touched(m)) is not None), None)
-    if _BOTH.search(text) and len(two := treated_last(heard)) == 2:
-        return two
-    if last is None or not (points_beside(text) or _OTHERS.search(text)):
-        return None
-    others = [task for task in tasks if task["task_id"] != last]
-    left = [task["task_id"] for task in others if task["status"] != "completed"]
+    if last is None:
+        return nothing
+    if _NEXT in ways:
+        shown = _shown(heard) or []
+        after = shown[shown.index(last) + 1 :] if last in shown else sorted(open_ones)
+        behind = [n for n in after if n in open_ones and (last in shown or n > last)]
+        return set(behind[:1]), _NEXT
+    left = [n for n in open_ones if n != last]
     if many := _OTHERS.search(text):
-        return set(left) if len(left) == _MANY[many[1].lower()] else None
-    if _NEXT.search(text):
-        return set([n for n in left if n > last][:1])
-    if len(others) == 1:
-        return {others[0]["task_id"]}
+        return (set(left), _OTHERS) if len(left) == _MANY[many[1].lower()] else nothing
+    if _OTHER not in ways:
+        return nothing
+    others = [task for task in tasks if task["task_id"] != last]
     name = next((telling(task["title"]) for task in tasks if task["task_id"] == last), set())
-    alike = {task["task_id"] for task in others if telling(task["title"]) & name}
-    if len(alike & set(left)) == 1:  # of two meters that are to be read
-        return alike & set(left)
-    return set(left) if len(left) == 1 else None
+    alike = {t["task_id"] for t in others if telling(t["title"]) & name} & set(left)
+    for found in ({task["task_id"] for task in others}, alike, set(left)):
+        if len(found) == 1:  # of two; of two meters that are to be read; of what is left
+            return found, _OTHER
+    return nothing
 
 
 def _at(place: re.Match[str], heard: Sequence[Message], tasks: Sequence[Task]) -> int | None:
     """The task at a place of the list that is meant."""
     word = (place[1] or place[2] or place[3]).lower()
-    shown = _shown(heard)
+    if word not in _PLACES or (place[3] and _DATED.search(place.string[: place.start()])):
+        return None
+    shown, at = _shown(heard), _PLACES[word]
+    made = {n for m in heard if (n := touched(m)) is not None}
+    bare = at < 0 and "list" not in place[0]
     if shown is None:
-        made = [n for m in heard if (n := touched(m)) is not None]
-        if word == "last" and "list" not in place[0]:
-            return None
         shown = [task["task_id"] for task in tasks]
-        if len(set(made)) > 1 and set(made) != set(shown):
+        if bare or (len(made) > 1 and made != set(shown)):
             return None  # the first of those that were spoken of, or of all?
-    at = _PLACES[word]
+    elif at < 0 and (len(shown) >= TASKS_SHOWN or (bare and made - set(shown))):
+        return None  # its end was cut off, or something came after it
     there = {task["task_id"] for task in tasks}
     fits = -len(shown) <= at < len(shown)
     return shown[at] if fits and shown[at] in there else None
 
 
 def _shown(heard: Sequence[Message]) -> list[int] | None:
-    """The ids of the list that was shown last, in its order; None where none was."""
-    for message in reversed(heard):
-        if message.get("role") == "tool":
+    """The ids of the list that a person was shown last, in its order; None where none was."""
+    asked, found = "", None
+    for message in heard:
+        if message.get("role") == "user":
+            asked = str(message.get("content"))
+        elif message.get("role") == "tool" and asked != LISTING:
             try:
                 listed = json.loads(str(message.get("content")))["tasks"]
-                return [task["task_id"] for task in listed]
+                found = [task["task_id"] for task in listed]
             except (ValueError, KeyError, TypeError):
                 continue
-    return None
+    return found
 
 
 def touched(message: Message) -> int | None:
@@ -204,10 +231,14 @@ def topic(heard: Sequence[Message], tasks: Iterable[Task]) -> int | None:
 # --- put into the text that the model reads -------------------------------------------------
 
 _SAME_DAY = re.compile(
-    r"\b(?:(?:on|for|by|due|at) )?(?:(?:the )?same (?:day|date|deadline|due date)"
+    r"\b(?:due )?(?:(?:on|for|by|at) )?(?:(?:the )?same (?:day|date|deadline|due date)\b"
+    r"(?! (?:of )?(?:the )?(?:next|last|delivery|every))"
     r"(?: as (?:for )?(?P<as>[\w'\u2019 -]+?)(?=\s*(?:$|[.,;:!?]| please\b| too\b)))?"
     r"|that (?:same )?day\b(?= too| as well|\s*[.,;!]|\s*$))",
     re.I,
+)
+_NOT_THEN = re.compile(
+    r"(?:\b(?:not|never|no|before|after|off|away|anything)|n['\u2019]t)\b[^.,;!?]*$", re.I
 )
 _LIKEWISE = re.compile(
     r"\W*(?:(?:and|also|oh|ok|okay|please|then|now|do|so|exactly) )*(?:(?:the )?same"
@@ -230,19 +261,50 @@ def in_full(
         did: The calls of the last request that brought something about, with ``name`` and
             ``arguments``.
     """
+    if only_asks(text) or only_courtesy(text):
+        return text
     first, end, rest = re.fullmatch(r"(?s)([^.!?;]*)([.!?;]?)(.*)", text).groups()
     if whole := _likewise(first, heard, tasks, did):
         return whole + end + rest
     text = _SAME_DAY.sub(lambda day: _day(day, heard, tasks), text)
-    if named := pointed_at(text, heard, tasks):
+    if surely_creates(text):
+        return text
+    named, way = _found(text, heard, tasks)
+    if named and way:
         who = " and ".join(f"task {number}" for number in sorted(named))
-        ways = (_BOTH, _OTHERS) if len(named) > 1 else (_PLACE, _NEXT, _OTHER)
-        way = next((way for way in ways if way.search(text)), None)
-        return way.sub(who, text, count=1) if way else text
+        return way.sub(who, text, count=1)
     text = _PLACE.sub(lambda place: _in_its_part(place, text, heard, tasks), text)
     about = asked_about(heard, tasks)
-    plain = numbers(text) or titled(text, tasks) or only_asks(text) or only_courtesy(text)
-    return f"task {about}: {text}" if about and _IT.search(text) and not plain else text
+    own = numbers(text) or titled(text, tasks)
+    return f"task {about}: {text}" if about and not own and _says_it(text) else text
+
+
+_IT = re.compile(
+    r"\b(?:it|its|it['\u2019]s|(?:that|this)(?=\s*(?:$|[.,;:!?]|(?:is|was|can|should|to|on|by|for"
+    r"|one|now|too)\b)))\b",
+    re.I,
+)
+_NEVER_MIND = re.compile(
+    r"\W*(?:(?:ok|okay|no|oh|well|actually|just) ?,? ?)*(?:(?:forget|scrap|scratch|leave|skip|drop"
+    r"|never ?mind) (?:it|that|about it)|(?:it|that)(?:['\u2019]s| is| was)\b.*)\W*",
+    re.I,
+)
+# What may stand before "it" without being what it means.
+_DOING = telling(
+    "bring doing starting started start make put take let lets move push set mark get getting give "
+    "keep leave right need needs want finish finished done sort ill well shift change begin began "
+    "begun still bump raise"
+)
+
+
+def _says_it(text: str) -> bool:
+    """Whether a text is about something that it does not name: "make it urgent"; not "fix the
+    bike, it squeaks" or "forget it"."""
+    for sentence in re.split(r"(?<=[.!?])\s+", text):
+        if it := _IT.search(sentence):
+            before = telling(sentence[: it.start()])
+            return before <= _DOING and not _NEVER_MIND.fullmatch(text)
+    return False
 
 
 def _in_its_part(
@@ -264,9 +326,17 @@ def _likewise(
     what = found["same"] or found["too"]
     if found["too"] and not (_OTHER.fullmatch(what) or bare_name(what, tasks)):
         return ""  # "the rent is paid too" says itself what is to be done
-    named = numbers(what) or titled(what, tasks)
-    named = named or pointed_at(f"{what} one", heard, tasks) or pointed_at(what, heard, tasks)
-    return wish(did, (named or set()) - {call["arguments"].get("task_id") for call in did})
+    named: set[int] = set()
+    for piece in re.split(r"\s*(?:,|\band\b|&|\+)\s*", what):
+        if re.fullmatch(r"(?:task |number |#)?\d+", piece, re.I):
+            named |= numbers(piece)
+        elif bare_name(piece, tasks) and len(one := titled(piece, tasks)) == 1:
+            named |= one
+        elif any(way.fullmatch(piece) for way in (_PLACE, _NEXT, _OTHER, _OTHERS)):
+            named |= pointed_at(piece, heard, tasks) or set()
+        else:
+            return ""  # "the car but on monday", "all but the milk"
+    return wish(did, named - {call["arguments"].get("task_id") for call in did})
 
 
 def wish(did: Sequence[Call], named: Iterable[int]) -> str:
@@ -301,6 +371,8 @@ def wish(did: Sequence[Call], named: Iterable[int]) -> str:
 
 def _day(same: re.Match[str], heard: Sequence[Message], tasks: Sequence[Task]) -> str:
     """ "due 2026-12-03" for "the same day"; the same words where no date is meant for certain."""
+    if _NOT_THEN.search(same.string[: same.start()]):
+        return same[0]
     by_id = {task["task_id"]: task for task in tasks}
     if same["as"]:
         named = meant(same["as"], tasks)

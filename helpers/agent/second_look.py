@@ -5,6 +5,7 @@ Plain functions, no model. What then comes back passes the same checks as everyt
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,11 +13,22 @@ from typing import Any
 from helpers.agent.guardrails import OTHERS, OVER, POINTING, UNCLEAR
 from helpers.agent.pointing import THE_DONE, Task, pointed_at, points_beside, wish
 from helpers.asked import asking_parts, bare_name, meant, only_asks, only_courtesy, titled
-from helpers.validators import ToolCall, asked_for_delete
 
 Call = Mapping[str, Any]
 
 _IT = re.compile(r"\b(?:it|its|that|this)\b", re.I)
+# The whole request, so that "the finished ones from last week" or "I want them to stay" is none.
+_CLEARING = re.compile(
+    r"\W*(?:(?:please|can you|could you|would you|will you|just|now|and|ok|okay|so|then|also|oh"
+    r"|lets|let['\u2019]s|go ahead and|you can|you may),? )*(?:delete|remove|clear|erase|drop|bin"
+    r"|trash|scrap|purge|wipe|get rid of|throw|clean)(?: (?:out|away|up|off))?"
+    r"(?: (?:all|of|the|my|those))*"
+    rf" (?:{THE_DONE.pattern})(?: (?:from|off) (?:my|the) list)?(?:,? (?:please|thanks|too|now|out"
+    r"|away|would you|will you|for me))*\W*",
+    re.I,
+)
+_NOT_SO = re.compile(r"\b(?:not|yet|still|left|open|next|then|to ?do|keep|later|rather)\b", re.I)
+_MANY = re.compile(r"\b(?:both|all|each|them|those|these|the two)\b", re.I)
 
 
 def overlooked(
@@ -39,11 +51,7 @@ def overlooked(
         pointed: Those that the request points at, see :func:`helpers.agent.pointing.pointed_at`.
     """
     tasks = list(tasks)
-    asked = " ".join(asking_parts(text))
-    deletes = not asked_for_delete([{"role": "user", "content": asked}])(
-        ToolCall("delete_task", {})
-    )
-    if deletes and THE_DONE.search(asked) and (left := pointed_at(text, (), tasks)) is not None:
+    if _CLEARING.fullmatch(text) and (left := pointed_at(text, (), tasks)) is not None:
         return [f"delete task {number}" for number in sorted(left)]
     found = (
         _left(text, calls, tasks, pointed or set())
@@ -89,11 +97,20 @@ def _left(text: str, calls: Sequence[Call], tasks: Sequence[Task], pointed: set[
         return []
     tried = [call["arguments"] for call in calls if not call["done"] and OTHERS not in _why(call)]
     settled = treated | {given.get("task_id") for given in tried if isinstance(given, dict)}
-    return [
-        wish(done, named) if bare_name(part, tasks) else part
-        for part, named in about
-        if len(named) == 1 and named[0] not in settled
-    ]
+    shared = not _NOT_SO.search(text) and all(n or _MANY.search(p) for p, n in about)
+    found = []
+    for at, (part, named) in enumerate(about):
+        if len(named) != 1 or named[0] in settled:
+            continue
+        own = itertools.takewhile(lambda other: not other[1], about[at + 1 :])
+        rest = " ".join(other for other, _ in own)  # "milk: friday" is two parts
+        if not bare_name(part, tasks):
+            found.append(part)
+        elif shared:
+            found.append(wish(done, named))
+        elif rest:
+            found.append(f"{part} {rest}")
+    return found
 
 
 def _why(call: Call) -> str:
