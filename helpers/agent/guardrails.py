@@ -226,7 +226,14 @@ def own_date(text: str, tasks: Iterable[Task]) -> Check:
         tasks: The tasks there are.
     """
     tasks = list(tasks)
-    parts = [(part, set(words(part)), set(meant(part, tasks))) for part in asking_parts(text)]
+    parts: list[tuple[str, set[str], set[int]]] = []
+    for part in asking_parts(text):
+        named = numbers(part) | set(meant(part, tasks))
+        if parts and not named:  # "the slides, is now due on monday"
+            said, before, named = parts.pop()
+            parts.append((said, before | set(words(part)), named))
+        else:
+            parts.append((part, set(words(part)), named))
 
     def check(call: ToolCall) -> str | None:
         number, due = call.arguments.get("task_id"), call.arguments.get("due")

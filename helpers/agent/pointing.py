@@ -270,7 +270,7 @@ def in_full(
     if surely_creates(text):
         return text
     named, way = _found(text, heard, tasks)
-    if named and way:
+    if named and way and way is not _PLACE:
         who = " and ".join(f"task {number}" for number in sorted(named))
         return way.sub(who, text, count=1)
     text = _PLACE.sub(lambda place: _in_its_part(place, text, heard, tasks), text)
@@ -312,7 +312,7 @@ def _in_its_part(
 ) -> str:
     """ "task 3" for "the third one" beside tasks that other parts of the text name."""
     part = next((p for p in asking_parts(text) if place[0].lower() in p), "")
-    number = _at(place, heard, tasks) if part and not meant(part, tasks) else None
+    number = _at(place, heard, tasks) if not meant(part, tasks) else None
     return place[0] if number is None else f"task {number}"
 
 

@@ -97,7 +97,8 @@ def _left(text: str, calls: Sequence[Call], tasks: Sequence[Task], pointed: set[
         return []
     tried = [call["arguments"] for call in calls if not call["done"] and OTHERS not in _why(call)]
     settled = treated | {given.get("task_id") for given in tried if isinstance(given, dict)}
-    shared = not _NOT_SO.search(text) and all(n or _MANY.search(p) for p, n in about)
+    loose = [part for part, named in about if not named]
+    shared = not _NOT_SO.search(text) and (not loose or any(map(_MANY.search, loose)))
     found = []
     for at, (part, named) in enumerate(about):
         if len(named) != 1 or named[0] in settled:
