@@ -151,6 +151,7 @@ BOTH = [said("add two"), result(3), result(4)]
         ("same for the oil tomorrow", [result(1)], DONE),
         ("same for the oil, no wait, keep it", [result(1)], DELETED),
         ("same for the oil bill", [result(1)], DELETED),
+        ("same for the oil and the cellar", [result(1)], DELETED),
         # A place is no place in a list.
         ("remind me to call Ann first thing monday", [listed(4, 2)], ()),
         ("one last thing, the cellar", [listed(4, 2)], ()),
@@ -224,8 +225,12 @@ def test_completed_tasks_are_cleared_only_where_that_is_all_that_is_asked():
         {**task, "status": "completed" if task["task_id"] < 3 else "pending"} for task in TASKS
     ]
     wanted = ["delete task 1", "delete task 2"]
-    for text in ("delete the finished ones", "Can you get rid of all done tasks, please?",
-                 "clear out everything that's done"):  # fmt: skip
+    for text in (
+        "delete the finished ones",
+        "Can you get rid of all done tasks, please?",
+        "clear out everything that's done",
+        "remove the done ones from the list",
+    ):
         assert second_look.overlooked(text, [], tasks) == wanted
     for text in (
         "remind me to delete the finished ones",

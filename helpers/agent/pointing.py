@@ -39,6 +39,7 @@ _PLACES = {
 } | {"last": -1, "bottom": -1, "second to last": -2, "second-to-last": -2, "last but one": -2,
      "penultimate": -2}  # fmt: skip
 _WORD = "|".join(sorted(_PLACES, key=len, reverse=True))
+_SPELT = "|".join(w for w in _WORD.split("|") if not w[0].isdigit())  # "the 2nd" is a date
 _COUNTING = re.compile(rf"\b(?:{_WORD}|next|other|both|all|each|everything|rest|remaining)\b", re.I)
 
 
@@ -60,7 +61,7 @@ _PLACE = re.compile(
     r"(?!\s+(?:i|we|you|that|which|about|from)\b)(?: (?:on|in|of) (?:the|my|that) list\b)?"
     r"|thing (?:on|in|of) (?:the|my|that) list\b)"
     rf"|\b(?:the |my )?({_WORD}) (?:on|in|of) (?:the|my|that) list\b"
-    rf"|\bthe ([a-z-]+(?: to last)?){_END}",
+    rf"|\bthe ({_SPELT}){_END}",
     re.I,
 )
 _DATED = re.compile(  # "on the second", "friday the second"
@@ -150,7 +151,7 @@ def _found(
 def _at(place: re.Match[str], heard: Sequence[Message], tasks: Sequence[Task]) -> int | None:
     """The task at a place of the list that is meant."""
     word = (place[1] or place[2] or place[3]).lower()
-    if word not in _PLACES or (place[3] and _DATED.search(place.string[: place.start()])):
+    if place[3] and _DATED.search(place.string[: place.start()]):
         return None
     shown, at = _shown(heard), _PLACES[word]
     made = {n for m in heard if (n := touched(m)) is not None}
