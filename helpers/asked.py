@@ -9,6 +9,7 @@ has to be said again in plain words.
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -259,9 +260,17 @@ def telling(text: str) -> set[str]:
     return {_stem(w) for w in words(text) if w not in _EMPTY and not w.isdigit() and len(w) > 2}
 
 
-def names(title: str) -> set[str]:
+def names(title: str) -> frozenset[str]:
     """The words that may name a task in a request: "the backup" may be "Back up the photos"."""
-    return telling(title) | {a + b for a, b in itertools.pairwise(words(title))}
+    return _title(title)[0]
+
+
+@functools.lru_cache(maxsize=2048)  # each request is compared with every title, and more than once
+def _title(title: str) -> tuple[frozenset[str], frozenset[str], str]:
+    """Of a title: the words that may name it, all of them, and what it begins with."""
+    said = words(title)
+    joined = {a + b for a, b in itertools.pairwise(said)}
+    return frozenset(telling(title) | joined), frozenset(said), _stem(said[0]) if said else ""
 
 
 def numbers(text: str) -> set[int]:
@@ -357,9 +366,8 @@ def meant(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[int]:
     verbs = {_stem(word) for word in words(request) if re.search("(ing|ed)$", word)}
 
     def score(title: str) -> tuple[int, int, bool]:
-        named = words(title)
-        begins = bool(verbs & {_stem(word) for word in named[:1]})
-        return len(said & names(title)), len(digits & set(named)), begins
+        named, every, first = _title(title)
+        return len(said & named), len(digits & every), first in verbs
 
     scored = [(score(task["title"]), task) for task in tasks]
     best = max((score for score, _ in scored), default=(0, 0, False))
