@@ -308,14 +308,15 @@ class TaskAgent:
         heard = [item for group in before for item in group]
         if now.asking.first:
             current = current[:1]
+        tasks = self.store.list()["tasks"]
         if now.again:
-            heard = memory.listing(self._in_view(now.text))
+            heard = memory.listing(_in_view(now.text, tasks))
         elif not now.rounds:
             spoken = guardrails.spoken_of(memory.as_messages(heard))
-            likely = [t for t in self._likely(now.text, spoken) if t["task_id"] not in spoken]
+            likely = [t for t in _likely(now.text, spoken, tasks) if t["task_id"] not in spoken]
             heard += memory.listing(likely[: memory.TASKS_SHOWN])
         now.turn.remembered = len(heard)
-        said, tasks = memory.as_messages(heard), self.store.list()["tasks"]
+        said = memory.as_messages(heard)
         if not now.rounds:
             did = memory.done_last(before)
             now.reads = pointing.in_full(now.text, said, tasks, did)
@@ -329,28 +330,6 @@ class TaskAgent:
         now.rounds += 1
         sent = [memory.clean(item) for item in [*heard, *current]]
         return ModelInputData(input=sent, instructions=data.model_data.instructions)
-
-    def _in_view(self, text: str) -> list[Mapping[str, Any]]:
-        """As many tasks as the model is shown: those that are named first, then open ones; none
-        where a new one is wanted."""
-        if surely_creates(text):
-            return []
-        tasks = self.store.list()["tasks"]
-        named = titled(text, tasks)
-        order = sorted(tasks, key=lambda t: (t["task_id"] not in named, t["status"] == "completed"))
-        shown = {task["task_id"] for task in order[: memory.TASKS_SHOWN]}
-        return [task for task in tasks if task["task_id"] in shown]
-
-    def _likely(self, text: str, spoken: set[int]) -> list[Mapping[str, Any]]:
-        tasks = self.store.list()["tasks"]
-        said, named = {str(number) for number in numbers(text)}, titled(text, tasks)
-        found = [task for task in tasks if task["task_id"] in named]
-        if said:  # a number is a task's own, but for "chapter 3", where a title has both
-            found = [task for task in found if said & set(words(task["title"]))]
-        elif not found and not spoken and pointing.counts_them(text):
-            found = tasks  # "delete the first one", and nobody has seen a list yet
-        # What is completed is meant where nothing open is: "reopen the booking".
-        return [task for task in found if task["status"] != "completed"] or found
 
     # --- tools -------------------------------------------------------------------------------
 
@@ -455,6 +434,31 @@ class TaskAgent:
         if not items[before:]:
             said.insert(0, {"role": "user", "content": turn.request})
         await self.session.add_items(said)
+
+
+def _in_view(text: str, tasks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """As many tasks as the model is shown: those that are named first, then open ones; none
+    where a new one is wanted."""
+    if surely_creates(text):
+        return []
+    named = titled(text, tasks)
+    order = sorted(tasks, key=lambda t: (t["task_id"] not in named, t["status"] == "completed"))
+    shown = {task["task_id"] for task in order[: memory.TASKS_SHOWN]}
+    return [task for task in tasks if task["task_id"] in shown]
+
+
+def _likely(
+    text: str, spoken: set[int], tasks: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The tasks that a request names, which the model must know the numbers of."""
+    said, named = {str(number) for number in numbers(text)}, titled(text, tasks)
+    found = [task for task in tasks if task["task_id"] in named]
+    if said:  # a number is a task's own, but for "chapter 3", where a title has both
+        found = [task for task in found if said & set(words(task["title"]))]
+    elif not found and not spoken and pointing.counts_them(text):
+        found = tasks  # "delete the first one", and nobody has seen a list yet
+    # What is completed is meant where nothing open is: "reopen the booking".
+    return [task for task in found if task["status"] != "completed"] or found
 
 
 @functools.cache
