@@ -250,7 +250,7 @@ def _stem(word: str) -> str:
             if ending in ("ing", "ed") and doubled:
                 word = word[:-1]
             elif ending in ("ing", "ed") and re.fullmatch(_SHORT, word):
-                word += "e"  # baking: bake, which would be baken with two k else
+                word += "e"  # baking is of bake: one consonant alone would have been doubled
             break
     return word[:-1] if word.endswith("e") and len(word) > 4 else word  # a car is no care
 

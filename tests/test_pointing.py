@@ -209,6 +209,7 @@ def test_what_else_is_asked_for_once_more():
     text = "bring it forward to 28 october"
     assert look(text, tried, TASKS, topic=3) == [f"task 3: {text}"]
     assert look(text, tried, TASKS) == [] and look(text, [], TASKS, topic=3) == []
+    assert look("haircut this friday", tried, TASKS, topic=3) != ["task 3: haircut this friday"]
     # All but a date that is none, or is over.
     tried = [refused("update_task", f"{guardrails.UNCLEAR} 'before lent'.", task_id=3,
                      priority="high", due="before lent")]  # fmt: skip

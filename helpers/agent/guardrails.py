@@ -106,7 +106,7 @@ def call_checks(text: str, heard: Sequence[Mapping[str, Any]], store: TaskStore)
     """The checks of meaning for the calls of one turn.
 
     Args:
-        text: What the person said in this turn.
+        text: What the person said in this turn, in full, see :mod:`helpers.agent.pointing`.
         heard: The conversation that the model was sent before it, as messages.
         store: The tasks.
     """

@@ -277,7 +277,7 @@ def in_full(
     text = _PLACE.sub(lambda place: _in_its_part(place, text, heard, tasks), text)
     about = asked_about(heard, tasks)
     own = numbers(text) or titled(text, tasks)
-    return f"task {about}: {text}" if about and not own and _says_it(text) else text
+    return f"task {about}: {text}" if about and not own and says_it(text) else text
 
 
 _IT = re.compile(
@@ -294,13 +294,17 @@ _NEVER_MIND = re.compile(
 _DOING = telling(
     "bring doing starting started start make put take let lets move push set mark get getting give "
     "keep leave right need needs want finish finished done sort ill well shift change begin began "
-    "begun still bump raise"
+    "begun still bump raise they theyre theyve she shes hes who someone"
 )
 
 
-def _says_it(text: str) -> bool:
+def says_it(text: str) -> bool:
     """Whether a text is about something that it does not name: "make it urgent"; not "fix the
-    bike, it squeaks" or "forget it"."""
+    bike, it squeaks" or "forget it".
+
+    Args:
+        text: What the person said.
+    """
     for sentence in re.split(r"(?<=[.!?])\s+", text):
         if it := _IT.search(sentence):
             before = telling(sentence[: it.start()])

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from helpers.agent.guardrails import OTHERS, OVER, POINTING, UNCLEAR
-from helpers.agent.pointing import THE_DONE, Task, pointed_at, points_beside, wish
+from helpers.agent.pointing import (
+    THE_DONE,
+    Call,
+    Task,
+    pointed_at,
+    points_beside,
+    says_it,
+    wish,
+)
 from helpers.asked import asking_parts, bare_name, meant, only_asks, only_courtesy, titled
 
-Call = Mapping[str, Any]
-
-_IT = re.compile(r"\b(?:it|its|that|this)\b", re.I)
 # The whole request, so that "the finished ones from last week" or "I want them to stay" is none.
 _CLEARING = re.compile(
     r"\W*(?:(?:please|can you|could you|would you|will you|just|now|and|ok|okay|so|then|also|oh"
@@ -68,7 +72,7 @@ def _all(text: str, calls: Sequence[Call], tasks: Sequence[Task], topic: int | N
     if only_asks(text) or only_courtesy(text):
         return []
     named = titled(text, tasks)
-    if not named and topic and calls and _IT.search(text):
+    if not named and topic and calls and says_it(text):
         return [f"task {topic}: {text}"]
     given = [call["arguments"] for call in calls if isinstance(call["arguments"], dict)]
     if len(named) == 1 and calls:
