@@ -294,7 +294,7 @@ _NEVER_MIND = re.compile(
 _DOING = telling(
     "bring doing starting started start make put take let lets move push set mark get getting give "
     "keep leave right need needs want finish finished done sort ill well shift change begin began "
-    "begun still bump raise they theyre theyve she shes hes who someone"
+    "begun still bump raise they they're they've she she's he's who someone"
 )
 
 
