@@ -63,7 +63,7 @@ _CREATING = re.compile(
 _SURELY_CREATING = re.compile(
     r"\b(add|adding|creat\w*|new|remind\w*|jot|note down|dont forget|do not forget|todo|(?:make"
     r"|open) (?:me )?an? (?:\w+ )?(?:task|todo|item)|(?:put|stick|pop|chuck|throw|bung"
-    r"|get) (?:\w+ ){0,6}?on (?:the|my|there) ?(?:list)?)\b"
+    r"|get) (?:\w+ ){0,6}?on (?:there|(?:the|my) (?:\w+ ){0,2}?(?:list|todos?|agenda|board)))\b"
 )
 _CHANGING = re.compile(
     r"\b(renam\w*|retitl\w*|chang\w*|mov(?:e|ed|ing)|updat\w*|edit\w*|amend\w*|postpon\w*|push\w*"
@@ -201,6 +201,7 @@ _TIMES = re.compile(
     r"\b\d{4}-\d\d?-\d\d?\b|\b\d{1,2}:\d\d\b|\b\d{1,2} ?[ap]m\b"
     rf"|\b\d{{1,2}} (?:of )?{_MONTH}\b|\b{_MONTH} \d{{1,2}}\b"
     r"|\b(?:to|by|on|until|till|before|for|due) \d{1,2} may\b"  # "task 3 may go" is no date
+    r"|\b\d+ (?:out )?of \d+\b"
 )
 _JOINING = frozenset("task tasks number also both too the as well".split())
 # Words that name no task: grammar, the words of the domain, and the verbs of the five tools.
@@ -223,26 +224,31 @@ def words(text: str) -> list[str]:
 _IRREGULAR = {
     past: verb
     for line in (
-        "bring brought", "build built", "buy bought", "choose chose chosen", "do did",
-        "drive drove driven", "eat ate eaten", "feed fed", "find found", "fly flew flown",
-        "get got gotten", "give gave given", "hang hung", "hold held", "keep kept", "lay laid",
-        "lend lent", "make made", "meet met", "pay paid", "ride rode ridden", "run ran",
+        "bleed bled", "break broke broken", "bring brought", "build built", "burn burnt",
+        "buy bought", "catch caught", "choose chose chosen", "dig dug", "do did",
+        "draw drew drawn", "drive drove driven", "eat ate eaten", "feed fed", "find found",
+        "fly flew flown", "freeze froze frozen", "get got gotten", "give gave given", "hang hung",
+        "hold held", "keep kept", "lay laid", "lead led", "learn learnt", "lend lent", "make made",
+        "meet met", "mow mown", "pay paid", "ride rode ridden", "ring rang rung", "run ran",
         "sell sold", "send sent", "sew sewn", "sing sang sung", "speak spoke spoken",
-        "spend spent", "sweep swept", "swim swam swum", "take took taken", "teach taught",
-        "tell told", "throw threw thrown", "win won", "write wrote written",
+        "spend spent", "stick stuck", "sweep swept", "swim swam swum", "take took taken",
+        "teach taught", "tell told", "throw threw thrown", "win won", "write wrote written",
     )
     for verb, *forms in [line.split()]
     for past in forms
 }  # fmt: skip
 
 
+_ES = re.compile(r"(?:[sxz]|[cs]h|...o)es$")  # boxes, dishes, potatoes; not cakes, shoes
 _SHORT = "[^aeiou]*[aeiou][^aeiouwxy]"
 
 
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
     """Rather too short than too long: plan, plans, planning; write, writes, writing, wrote."""
     word = _IRREGULAR.get(word, word)
-    for ending in ("ing", "ed", "es", "s"):
+    if len(word) > 5 and word.endswith(("ies", "ied")):
+        return word[:-3] + "y"
+    for ending in ("ing", "ed", "es" if _ES.search(word) else "s"):
         root = word[: -len(ending)]
         if word.endswith(ending) and len(root) >= 3 and re.search("[aeiouy]", root):  # shred
             word = root
@@ -255,9 +261,14 @@ def _stem(word: str) -> str:
     return word[:-1] if word.endswith("e") and len(word) > 4 else word  # a car is no care
 
 
+def is_past(word: str) -> bool:
+    """Whether a word is a verb's past form: "wrote", "planted"."""
+    return word in _IRREGULAR or (word.endswith("ed") and stem(word) != word)
+
+
 def telling(text: str) -> set[str]:
     """The words by which a task can be told from others."""
-    return {_stem(w) for w in words(text) if w not in _EMPTY and not w.isdigit() and len(w) > 2}
+    return {stem(w) for w in words(text) if w not in _EMPTY and not w.isdigit() and len(w) > 2}
 
 
 def names(title: str) -> frozenset[str]:
@@ -270,7 +281,7 @@ def _title(title: str) -> tuple[frozenset[str], frozenset[str], str]:
     """Of a title: the words that may name it, all of them, and what it begins with."""
     said = words(title)
     joined = {a + b for a, b in itertools.pairwise(said)}
-    return frozenset(telling(title) | joined), frozenset(said), _stem(said[0]) if said else ""
+    return frozenset(telling(title) | joined), frozenset(said), stem(said[0]) if said else ""
 
 
 def numbers(text: str) -> set[int]:
@@ -363,7 +374,7 @@ def meant(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[int]:
     """
     said = telling(request)
     digits = {word for word in words(request) if word.isdigit()}
-    verbs = {_stem(word) for word in words(request) if re.search("(ing|ed)$", word)}
+    verbs = {stem(word) for word in words(request) if re.search("(ing|ed)$", word)}
 
     def score(title: str) -> tuple[int, int, bool]:
         named, every, first = _title(title)
@@ -434,6 +445,11 @@ def only_asks(request: str) -> bool:
 def surely_creates(request: str) -> bool:
     """Whether a request says beyond doubt that a new task is wanted: "add a task to ..."."""
     return any(_SURELY_CREATING.search(asks) for _, asks in _segments(request))
+
+
+def may_create(request: str) -> bool:
+    """Whether a request has a word that may ask for a new task: "two things: ..., remember ..."."""
+    return any(_CREATING.search(asks) for _, asks in _segments(request))
 
 
 def asking_parts(request: str) -> list[str]:

@@ -8,6 +8,7 @@ a date does not hold.
 from __future__ import annotations
 
 import calendar
+import contextlib
 import datetime
 import re
 import warnings
@@ -103,6 +104,14 @@ def parse_due(text: str, today: datetime.date) -> datetime.date | None:
     for pattern, date in _IDIOMS:
         if match := re.fullmatch(pattern, phrase):
             return date(today, *match.groups())
+    if ", " in phrase and not re.fullmatch(rf"{_M} \d+(?:st|nd|rd|th)?, \d{{4}}", phrase):
+        # "the sunday after, the 15th", "thursday, before the dress run": the piece that is plain
+        pieces = sorted(
+            phrase.split(", "), key=lambda piece: not re.search(r"\d(?:st|nd|rd|th)", piece)
+        )
+        for piece in pieces:
+            with contextlib.suppress(ValueError):
+                return parse_due(piece, today)
     try:
         date = _library(phrase, today)
     except OverflowError:  # in 999999999 years

@@ -17,8 +17,9 @@ is one line of JSON:
 * ``dues``: the words for dates in ``calls``, and the date that each must mean.
 
 ``scenarios_dev.jsonl`` holds 60 more, in which the agent's author looked for what plain code
-could know, ``scenarios_dev2.jsonl`` 75 by somebody who had seen the tools only, and
-``scenarios_dev3.jsonl`` 200 by four others of whom the same is true. They are there to be read and
+could know. The others are by people who had seen the tools only: ``scenarios_dev2.jsonl`` 75,
+``scenarios_dev3.jsonl`` and ``scenarios_dev4.jsonl`` 200 each, ``scenarios_dev5.jsonl`` 100; the
+authors of the last two were asked for reports in words of their own. All are there to be read and
 to measure changes with.
 
 The state counts, not the words: a scenario is right when every expected task is there with
@@ -56,7 +57,14 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
 NAME = "scenarios"
-NAMES = (NAME, "scenarios_dev", "scenarios_dev2", "scenarios_dev3")  # frozen, and to be read
+NAMES = (
+    NAME,
+    "scenarios_dev",
+    "scenarios_dev2",
+    "scenarios_dev3",
+    "scenarios_dev4",
+    "scenarios_dev5",
+)  # frozen, and to be read
 FIELDS = ("title", "priority", "status", "due")
 PATIENCE = 120.0  # seconds for a turn; agents give up earlier
 

@@ -430,11 +430,26 @@ def clear_date(
 
 
 # Ways of asking for a deletion. Wide on purpose: to stop a deletion that was asked for costs a
-# question, to let one pass that was not costs a task.
+# question, to let one pass that was not costs a task. But "gone", "out" and "off" alone report that
+# something was done: "the email has gone out", "the sofa's gone".
+_NO_NEED = (
+    r"(?:no longer|no need|(?:don|doesn|needn|shan|won)['\u2019]?t(?: \w+)?"
+    r" (?:need|want|bother|be)\w*"
+    r"|(?:is|are|am|was|were)(?:n['\u2019]?t| not)(?: \w+)? (?:need|want|happen|go)\w*)"
+)
 DELETING = re.compile(
-    r"\b(del|delet\w*|remov\w*|eras\w*|drop\w*|discard\w*|trash\w*|toss\w*|scrap\w*|ditch\w*|bin"
-    r"|eliminat\w*|purg\w*|nuk\w*|wip\w*|kill\w*|axe|cancel\w*|forget|rid|throw|clear\w*|strik\w*"
-    r"|scratch|chuck\w*|zap\w*|gone|go|off|out|away|no longer|don'?t need)\b",
+    r"\b(?:del|delet\w*|remov(?!al)\w*|eras\w*|drop|dropping|discard\w*|trash\w*|toss\w*|scrap\w*"
+    r"|ditch|bin|eliminat\w*|purg\w*|nuk\w*|wip(?:e|ing)|kill\w*|axe|cancel\w*|forget|rid|throw"
+    r"|clear|clearing|strik\w*|struck|scratch|chuck|zap\w*|lose|abandon\w*|away with|be off"
+    r"|call(?:ed)? off|rm|dlt|withdraw\w*|retract\w*|revok\w*|expung\w*|annul\w*|obliterat\w*"
+    r"|eradicat\w*|scrub|cut|vanish\w*|dustbin|the garbage|shot of|dispense with|rub out"
+    r"|(?:by|in) (?:accident|mistake|error)|(?:want|wants|be|like|them|it|\d+) gone"
+    rf"|{_NO_NEED}"
+    r"|(?:can|may|must|should|let|and|make it|(?:ought|has|have|got|needs?|wants?) to)"
+    r"(?: (?:both|all|just|also|it|them))?"
+    r" (?:go|vanish|disappear)(?! (?:\w+ )?(?:out|up|to|back|by|in|on|for|soft|high|low)\b)"
+    r"|(?:take|taken|taking|cross|leave|get|comes?|pull) (?:\S+ ){0,5}?(?:off|out|away|down)"
+    r"|(?:off|from) (?:my|the|our|this|your) (?:\w+ )?(?:list|plate|board))\b",
     re.IGNORECASE,
 )
 

@@ -16,6 +16,8 @@ TASKS = [
     {"task_id": 3, "title": "Order heating oil", "status": "pending", "due": "2026-12-04"},
     {"task_id": 4, "title": "Back up client photos", "status": "pending", "due": None},
 ]
+for task, priority in zip(TASKS, ("high", "low", "low", "urgent"), strict=True):
+    task["priority"] = priority
 
 
 def said(text: str) -> dict:
@@ -73,6 +75,19 @@ ASKED = [said("when is the oil due?"), {"role": "assistant", "content": "Sorry."
         ("OK, thank you", ASKED, (), None),
         ("is it late?", ASKED, (), None),
         ("make it urgent", [said("the oil is due friday"), result(3)], (), None),
+        ("delete both low ones, please", [], (), "delete task 2 and task 3, please"),
+        ("make the low ones medium", [], (), "make task 2 and task 3 medium"),
+        ("the urgent one is done", [], (), "task 4 is done"),
+        ("delete the low one", [], (), None),  # there are two
+        ("are the low ones late?", [], (), None),
+        ("Sorry, I meant gas not oil.", [said("order oil"), result(3)], (),
+         " rename task 3 to Order heating gas."),
+        ("No wait, it's petrol instead of oil", [], (), " rename task 3 to Order heating petrol."),
+        ("it's petrol, not oil", [], (), None),  # a correction, or a remark?
+        ("sorry, the gas meter not the meter", [], (), None),  # which of them?
+        ("sorry, friday not oil", [], (), None),
+        ("sorry, petrol not oil, rename it to x", [], (), None),
+        ("change it to buy flowers, same day", [result(3)], (), "change it to buy flowers, "),
     ],
 )  # fmt: skip
 def test_a_request_is_put_in_full(text, heard, calls, reads):
@@ -230,6 +245,7 @@ def test_completed_tasks_are_cleared_only_where_that_is_all_that_is_asked():
         "delete the finished ones",
         "Can you get rid of all done tasks, please?",
         "clear out everything that's done",
+        "Clear out whatever's finished, it's cluttering up the list.",
         "remove the done ones from the list",
     ):
         assert second_look.overlooked(text, [], tasks) == wanted
@@ -271,6 +287,9 @@ def test_a_date_belongs_to_the_task_that_it_is_said_of():
     assert why("update_task", task_id=1, due="monday").startswith(guardrails.OTHERS)
     assert not why("update_task", task_id=3, due="monday")
     assert not why("complete_task", task_id=1)
+    why = check(guardrails.own_date, "gas meter to the 7th and oil to the 8th")
+    assert why("update_task", task_id=1, due="the 8th").startswith(guardrails.OTHERS)
+    assert not why("update_task", task_id=3, due="the 8th")
     why = check(guardrails.own_date, "gas meter and oil to monday")
     assert not why("update_task", task_id=1, due="monday")
 

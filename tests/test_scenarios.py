@@ -278,7 +278,14 @@ def test_calls_are_kept_as_they_were_and_tasks_that_are_lost_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("name", "each"), [("scenarios_dev", 12), ("scenarios_dev2", 15), ("scenarios_dev3", 40)]
+    ("name", "each"),
+    [
+        ("scenarios_dev", 12),
+        ("scenarios_dev2", 15),
+        ("scenarios_dev3", 40),
+        ("scenarios_dev4", 40),
+        ("scenarios_dev5", 20),
+    ],
 )
 def test_the_scenarios_of_development_can_be_solved(name, each):
     development = load_scenarios(SETS / f"{name}.jsonl")

@@ -24,7 +24,7 @@ from agents.models.interface import Model
 from agents.run_config import CallModelData, ModelInputData
 from agents.tracing import TracingProcessor
 
-from helpers.agent import guardrails, memory, pointing, second_look
+from helpers.agent import guardrails, memory, pointing, reported, second_look, titles
 from helpers.agent.models import (
     GARBLED,
     LATE,
@@ -253,21 +253,32 @@ class TaskAgent:
         of one that is about a task of its own: "tap is fixed, sunscreen bought". Where a new task
         is wanted, there is none to be in view, and nothing new to ask if nothing was said before.
         """
-        turn, tasks = now.turn, self.store.list()["tasks"]
-        seen = turn.remembered if surely_creates(turn.request) else tasks
+        turn = now.turn
+        made = {call["result"]["task_id"] for call in turn.done if call["name"] == "create_task"}
+
+        def tasks() -> list[dict[str, Any]]:
+            return [t for t in self.store.list()["tasks"] if t["task_id"] not in made]
+
+        for number in reported.reported(turn.request, tasks(), now.topic):
+            await self._once_more(now, f"task {number} is done")
         parts = (
-            second_look.overlooked(turn.request, turn.calls, tasks, now.topic, now.pointed)
-            if seen
+            second_look.overlooked(turn.request, turn.calls, tasks(), now.topic, now.pointed)
+            if turn.remembered or not surely_creates(turn.request)
             else []
         )
         for part in parts:
-            words, before = turn.text, list(turn.calls)
-            now.text, now.again, now.rounds = part, True, 0
-            with suppress(NoModel, openai.APIStatusError, agents.AgentsException):
-                await self._run(now)
-            turn.calls[len(before) :] = [call for call in turn.calls[len(before) :] if call["done"]]
-            turn.text = turn.text if len(turn.calls) > len(before) else words
+            await self._once_more(now, part)
         now.text = turn.request
+
+    async def _once_more(self, now: _Now, text: str) -> None:
+        """Ask in other words; what was done then counts, what was said only if something was."""
+        turn = now.turn
+        words, before = turn.text, list(turn.calls)
+        now.text, now.again, now.rounds = text, True, 0
+        with suppress(NoModel, openai.APIStatusError, agents.AgentsException):
+            await self._run(now)
+        turn.calls[len(before) :] = [call for call in turn.calls[len(before) :] if call["done"]]
+        turn.text = turn.text if len(turn.calls) > len(before) else words
 
     async def _run(self, now: _Now) -> None:
         turn = now.turn
@@ -339,6 +350,9 @@ class TaskAgent:
         async def invoke(context: Any, arguments: str) -> str:
             now: _Now = context.context
             checked = validate_tool_call({"name": name, "arguments": arguments}, tool_schemas())
+            if title := checked.arguments.get("title"):
+                title = titles.whole(title, now.reads)
+                checked.arguments["title"] = titles.whole(title, now.turn.request)
             what = json.dumps([name, checked.arguments], sort_keys=True)
             if what in now.seen:  # a model that repeats itself is not to be obeyed twice
                 return now.seen[what]

@@ -9,10 +9,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.agent.pointing import LISTING, Task, pointed_at
+from helpers.agent.pointing import LISTING, Task, pointed_at, says_it, topic
+from helpers.agent.reported import reported
 from helpers.asked import (
     asking_parts,
+    bare_name,
     before_name,
+    may_create,
     meant,
     names,
     numbered,
@@ -29,7 +32,7 @@ from helpers.dates import parse_due
 from helpers.mcp_server import MAX_REQUEST
 from helpers.resilience import plain_rule, said_title
 from helpers.tasks import TaskError
-from helpers.validators import ToolCall, asked_for_delete, clear_date, known_id
+from helpers.validators import DELETING, ToolCall, asked_for_delete, clear_date, known_id
 
 if TYPE_CHECKING:
     from helpers.tasks import TaskStore
@@ -95,6 +98,7 @@ _PLANNING = re.compile(
 _PAST = re.compile(
     r"\b(?:this morning|at lunch\w*|yesterday|last \w+|ago|just now|earlier)\b", re.I
 )
+NOBODY = "Nobody spoke of task"  # how named_task begins
 OVER = "That is when it was done"  # how planned begins
 OTHERS = "That is the date of another task"  # how own_date begins
 UNCLEAR = "I do not understand the date"  # how clear_date begins
@@ -124,6 +128,9 @@ def call_checks(text: str, heard: Sequence[Mapping[str, Any]], store: TaskStore)
         named_task(text, heard, tasks),
         planned(text),
         own_date(text, tasks),
+        ended(text, heard, tasks),
+        named_anew(text),
+        meant_deletion(text, tasks),
         new_title(text, tasks),
         asked_for_delete(said),
         clear_date(parse_due, store.clock),
@@ -170,6 +177,11 @@ def named_task(
     by_words = titled(text, tasks)
     besides = {n for part in asking_parts(text) if not numbers(part) for n in meant(part, tasks)}
     pointed = pointed_at(text, heard, tasks)
+    last = topic(heard, tasks)
+    by_it = any(
+        says_it(part) and not numbers(part) and not meant(part, tasks)
+        for part in asking_parts(text)
+    )
     spoken = spoken_of(heard)
     before = before_name(text, tasks)
     completed = {task["task_id"] for task in tasks if task.get("status") == "completed"}
@@ -178,12 +190,14 @@ def named_task(
         wanted = call.arguments.get("task_id")
         if wanted is None or wanted in by_number:
             return None
-        other = f"Nobody spoke of task {wanted}."
+        other = f"{NOBODY} {wanted}."
         if not by_number and len(named := in_title or by_words or pointed or ()) == 1:
             other += f" The request is about task {min(named)}."
         if in_title or pointed is not None:
             return None if wanted in in_title | (pointed or set()) else other
         if wanted in besides:  # "task 2, and the milk as well"
+            return None
+        if wanted == last and by_it and call.name != "delete_task":  # "make it high, and 3 low"
             return None
         if explicit or (call.name == "delete_task" and by_number):
             return other
@@ -217,6 +231,128 @@ def planned(text: str) -> Check:
     return check
 
 
+_TO_DO = re.compile(
+    r"\b(?:(?:has|have|needs?|ought|still) to|must|should|not|yet|isnt|arent|hasnt|havent"
+    r"|\w+n['\u2019]t)\b(?! (?:be )?(?:tick\w*|check\w*|cross\w*|mark\w*|clos\w*)\b)",
+    re.I,
+)
+
+
+_REOPENING = re.compile(
+    r"\bback (?:to|as|on|in)(?: to)? (?:not done|pending|open|to ?do|in progress|undone)\b"
+    r"|\bre-?open\w*\b",
+    re.I,
+)
+_NAMES = re.compile(
+    r"->|\u2192|[:\"\u201c]|(?<!\w)'|\b(?:renam|re-?titl|titl|call|nam(?:e|ed|ing)\b|chang|correct|fix|replac"
+    r"|instead|edit|re-?word|word|spel|read|say|ma(?:ke|de)\b|updat|switch|swap|amend|typo|turn"
+    r"|should|rather|not\b|into|becom|put|set|modif|adjust|alter|rephras|label|describ|wait\b|meant\b|sorry|oops|actually)",
+    re.I,
+)
+
+
+def named_anew(text: str) -> Check:
+    """A check that a task gets a new title only where one may have been asked for: "the softbox is
+    back with the rental place" asks for none.
+
+    Args:
+        text: What the person said.
+    """
+
+    def check(call: ToolCall) -> str | None:
+        if call.name == "update_task" and "title" in call.arguments and not _NAMES.search(text):
+            return "Nobody asked for another title."
+        return None
+
+    return check
+
+
+def ended(text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Task]) -> Check:
+    """A check that nothing else is believed of a task of which the request says that it is done,
+    and that none is completed of which it says something else: "the email has gone out" deletes
+    none, and "poster is done, the pedal board has to be fixed" completes one.
+
+    Args:
+        text: What the person said.
+        heard: The conversation before.
+        tasks: The tasks there are.
+    """
+    tasks = list(tasks)
+    over = reported(text, tasks, topic(heard, tasks))
+    parts = re.split(r"[,;:.!?\n]+|\b(?:and|but|so)\b", text)
+    named = [(part, set(meant(part, tasks)) | numbers(part)) for part in parts]
+    spoken = {number for _, numbers_ in named for number in numbers_}
+
+    def check(call: ToolCall) -> str | None:
+        number, given = call.arguments.get("task_id"), call.arguments
+        if call.name == "complete_task":
+            if _REOPENING.search(text) and number not in over:
+                return "It says that something is not done after all."
+            said = [part for part, numbers_ in named if number in numbers_]
+            open_ = [part for part in said if _TO_DO.search(part)]
+            if over and number not in spoken | over.keys():
+                return f"It says that task {min(over)} is done: {over[min(over)].strip()}."
+            if open_ and number not in over:
+                return f"Of task {number} it says: {open_[0].strip()}."
+        elif number in over and call.name == "update_task":
+            when = given.keys() <= {"task_id", "due", "status"}
+            if when and given.get("status") != "completed":
+                return f"It says that task {number} is done: {over[number].strip()}."
+        return None
+
+    return check
+
+
+def deleted(text: str, tasks: Iterable[Task]) -> set[int]:
+    """The tasks that the deleting parts of a request name, or the parts before those.
+
+    Args:
+        text: What the person said.
+        tasks: The tasks there are.
+    """
+    tasks = list(tasks)
+    last: set[int] = set()
+    found: set[int] = set()
+    for part in asking_parts(text):
+        last = (numbers(part) | set(meant(part, tasks))) or last
+        if DELETING.search(part):
+            found |= last
+    return found
+
+
+def meant_deletion(text: str, tasks: Iterable[Task]) -> Check:
+    """A check that a deletion is of what the deleting part of the request names, or the part
+    before it: "we shan't need euros, so do remove that" leaves the cat alone.
+
+    Args:
+        text: What the person said.
+        tasks: The tasks there are.
+    """
+    tasks = list(tasks)
+    wanted = deleted(text, tasks)
+    beside = {  # "delete that, and the lamp as well"
+        number
+        for part in asking_parts(text)
+        if bare_name(part, tasks) or _LIKEWISE.search(part)
+        for number in meant(part, tasks)
+    }
+
+    def check(call: ToolCall) -> str | None:
+        number = call.arguments.get("task_id")
+        if call.name != "delete_task" or not wanted or number in wanted | beside:
+            return None
+        return f"Nobody asked to delete task {number}."
+
+    return check
+
+
+# What may be a date; whether it is one, nobody has to know here.
+_DATED = re.compile(
+    r"\b(?:\d{1,2}(?:st|nd|rd|th)|(?:mon|tues|wednes|thurs|fri|satur|sun)day|today|tomorrow)\b",
+    re.I,
+)
+
+
 def own_date(text: str, tasks: Iterable[Task]) -> Check:
     """A check that a task does not get another one's date: "radiators are bled, the chimney can
     wait till monday".
@@ -242,7 +378,8 @@ def own_date(text: str, tasks: Iterable[Task]) -> Check:
         own = [part for part, _, named in parts if number in named]
         dated = [named for _, said, named in parts if set(words(str(due))) <= said]
         elsewhere = dated and not any(not named or number in named for named in dated)
-        if own and elsewhere and all(reports(part) for part in own):
+        dated_itself = any(map(_DATED.search, own))
+        if own and elsewhere and (dated_itself or all(map(reports, own))):
             return f"{OTHERS}. Of task {number} the request says: {own[0]}."
         return None
 
@@ -285,9 +422,9 @@ def new_title(text: str, tasks: Iterable[Task]) -> Check:
 
 
 def _asked_of(text: str) -> tuple[set[str], set[str]]:
-    """The words before the first sentence that surely asks for a new task, and its own."""
+    """The words before the first sentence that may ask for a new task, and its own."""
     sentences = re.split(r"[.!?\n]+(?:\s+|$)", text)
-    at = next((i for i, said in enumerate(sentences) if surely_creates(said)), len(sentences))
+    at = next((i for i, said in enumerate(sentences) if may_create(said)), len(sentences))
     own = telling(" ".join(sentences[at : at + 1])) - telling("add put remind create")
     return telling(" ".join(sentences[:at])), own
 

@@ -22,6 +22,8 @@ from helpers.asked import (
     telling,
     titled,
 )
+from helpers.dates import parse_due
+from helpers.settings import today
 
 Message = Mapping[str, Any]
 Task = Mapping[str, Any]
@@ -72,9 +74,16 @@ _DATED = re.compile(  # "on the second", "friday the second"
 _BOTH = re.compile(rf"\b(?:both|the two)(?: of (?:them|those|these)| tasks| ones|{_END})", re.I)
 _OTHERS = re.compile(rf"\b(?:the|those) other (two|three|four|five)(?: tasks| ones|{_END})", re.I)
 _MANY = {"two": 2, "three": 3, "four": 4, "five": 5}
+_VALUED = re.compile(
+    r"\b(?P<how>both|all|the|my|those)(?: (?:the|my|those|of the))?"
+    r" (?P<value>low|medium|high|urgent|in[ -]progress)(?:[ -]priority)?"
+    r" (?P<what>ones?|tasks?|items?)\b",
+    re.I,
+)
 _DONE = r"(?:done|finished|completed|closed|ticked)"
 THE_DONE = re.compile(
     rf"\b{_DONE} (?:ones|tasks|items|things|stuff)\b"
+    rf"|\bwhat(?:ever)?(?:['\u2019]s| is| has)(?: already| been| now)* {_DONE}\b"
     rf"|\b(?:everything|anything|all|whatever|what|those|the ones) (?:(?:that|which)(?:['\u2019]?s"
     rf"|['\u2019]re)?|i['\u2019]ve|i have|already)(?: (?:is|are|was|were|has|have|been|i|already)"
     rf"|['\u2019]ve)* {_DONE}\b",
@@ -99,7 +108,7 @@ def pointed_at(text: str, heard: Sequence[Message], tasks: Sequence[Task]) -> se
     other two" are those that are left, "both" those that the last request was about. "The next
     one" is the open task after it, "the third one" has its place in the list that was shown last,
     or of all tasks where none was; "the finished ones" are those that are completed: none, where
-    none is.
+    none is. "The low ones" are the open ones of that priority.
 
     Args:
         text: What the person said.
@@ -117,6 +126,9 @@ def _found(
     if numbers(text) or titled(text, tasks):
         return nothing
     open_ones = [task["task_id"] for task in tasks if task.get("status") != "completed"]
+    if valued := _VALUED.search(text):
+        having = _having(valued, tasks)
+        return (having, _VALUED) if having else nothing
     ways = [way for way in (_PLACE, _NEXT, _OTHER, _OTHERS, _BOTH) if way.search(text)]
     if THE_DONE.search(text) and not _BUT.search(text):
         done = {task["task_id"] for task in tasks if task["status"] == "completed"}
@@ -146,6 +158,18 @@ def _found(
         if len(found) == 1:  # of two; of two meters that are to be read; of what is left
             return found, _OTHER
     return nothing
+
+
+def _having(valued: re.Match[str], tasks: Sequence[Task]) -> set[int]:
+    """The open tasks of a priority or status; none where they are not as many as is said."""
+    value = re.sub("[ -]", "_", valued["value"].lower())
+    found = {
+        task["task_id"]
+        for task in tasks
+        if value in (task["priority"], task["status"]) and task["status"] != "completed"
+    }
+    many = len(found) == 2 if valued["how"].lower() == "both" else len(found) > 1
+    return found if (many if valued["what"].endswith("s") else len(found) == 1) else set()
 
 
 def _at(place: re.Match[str], heard: Sequence[Message], tasks: Sequence[Task]) -> int | None:
@@ -229,6 +253,15 @@ def topic(heard: Sequence[Message], tasks: Iterable[Task]) -> int | None:
     return min(found) if len(found) == 1 and found <= there else None
 
 
+_WEEKDAY = r"(?:mon|tues|wednes|thurs|fri|satur|sun)day"
+_MONTH = (
+    r"(?:january|february|march|april|may|june|july|august|september|october|november|december)"
+)
+WHEN = (  # the plainest dates
+    rf"(?:the )?\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {_MONTH}|{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?\b"
+    rf"|the \d{{1,2}}(?:st|nd|rd|th)\b|{_WEEKDAY}\b|today\b|tomorrow\b|the end of the month"
+)
+
 # --- put into the text that the model reads -------------------------------------------------
 
 _SAME_DAY = re.compile(
@@ -267,9 +300,15 @@ def in_full(
     first, end, rest = re.fullmatch(r"(?s)([^.!?;]*)([.!?;]?)(.*)", text).groups()
     if whole := _likewise(first, heard, tasks, did):
         return whole + end + rest
+    if says_it(text) and _ANEW.search(text):  # "change it to visit mum at home, same day"
+        text = _SAME_DAY.sub("", text)
     text = _SAME_DAY.sub(lambda day: _day(day, heard, tasks), text)
     if surely_creates(text):
         return text
+    if _SWAP.search(text):
+        return "".join(
+            _swapped(sentence, heard, tasks) for sentence in re.split(r"(?<=[.!?;])(?=\s)", text)
+        )
     named, way = _found(text, heard, tasks)
     if named and way and way is not _PLACE:
         who = " and ".join(f"task {number}" for number in sorted(named))
@@ -278,6 +317,47 @@ def in_full(
     about = asked_about(heard, tasks)
     own = numbers(text) or titled(text, tasks)
     return f"task {about}: {text}" if about and not own and says_it(text) else text
+
+
+_SWAP = re.compile(
+    r"(?P<new>[\w'\u2019-]+),? (?:not|instead of|rather than) (?:an? |the )?(?P<old>[\w'\u2019-]+)",
+    re.I,
+)
+_ANEW = re.compile(r"\b(?:renam\w*|chang\w* (?:it|that|this) to|call (?:it|that|this))\b", re.I)
+_CORRECTING = re.compile(
+    r"\b(?:sorry|oops|no|wait|hang on|actually|mean|meant|chang\w*|fix|correct\w*|swap|wrong)\b",
+    re.I,
+)
+_NAMING = re.compile(r"\b(?:renam\w*|titl\w*|call(?:ed)?|name)\b", re.I)
+
+
+def _swapped(sentence: str, heard: Sequence[Message], tasks: Sequence[Task]) -> str:
+    """ "rename task 5 to regas Scenic aircon" for "no, it's a Scenic not a Megane"; the sentence as
+    it was, where that is not certain."""
+    found = _SWAP.search(sentence)
+    if not found or _NAMING.search(sentence) or not _CORRECTING.search(sentence):
+        return sentence
+    new, old = found["new"], found["old"]
+    if any(_when(word) or word.lower() in _VALUES for word in (new, old)):
+        return sentence
+    having = [t for t in tasks if re.search(rf"\b{re.escape(old)}\b", t["title"], re.I)]
+    last = topic(heard, tasks)
+    having = [t for t in having if t["task_id"] == last] or having
+    if len(having) != 1 or re.search(rf"\b{re.escape(new)}\b", having[0]["title"], re.I):
+        return sentence
+    title = re.sub(rf"\b{re.escape(old)}\b", lambda _: new, having[0]["title"], flags=re.I)
+    return f" rename task {having[0]['task_id']} to {title}."
+
+
+_VALUES = frozenset("low medium high urgent pending done finished completed".split())
+
+
+def _when(word: str) -> bool:
+    """Whether a word is a date."""
+    try:
+        return parse_due(word, today()) is not None
+    except ValueError:
+        return False
 
 
 _IT = re.compile(
@@ -306,9 +386,9 @@ def says_it(text: str) -> bool:
         text: What the person said.
     """
     for sentence in re.split(r"(?<=[.!?])\s+", text):
-        if it := _IT.search(sentence):
-            before = telling(sentence[: it.start()])
-            return before <= _DOING and not _NEVER_MIND.fullmatch(text)
+        it = _IT.search(sentence)
+        if it and telling(sentence[: it.start()]) <= _DOING:
+            return not _NEVER_MIND.fullmatch(text)
     return False
 
 
@@ -325,6 +405,9 @@ def _likewise(
     text: str, heard: Sequence[Message], tasks: Sequence[Task], did: Sequence[Call]
 ) -> str:
     """What was just done, as a wish for other tasks; empty where that is not asked for."""
+    beginning, _, tail = text.partition(",")
+    if len(tail.split()) > 2 and not _BUT.search(tail) and not re.search(WHEN, tail, re.I):
+        text = beginning  # "same for the sheets, no patients before that"
     found = _LIKEWISE.fullmatch(text)
     if not found:
         return ""
@@ -376,8 +459,11 @@ def wish(did: Sequence[Call], named: Iterable[int]) -> str:
 
 def _day(same: re.Match[str], heard: Sequence[Message], tasks: Sequence[Task]) -> str:
     """ "due 2026-12-03" for "the same day"; the same words where no date is meant for certain."""
-    if _NOT_THEN.search(same.string[: same.start()]):
+    before = same.string[: same.start()]
+    if _NOT_THEN.search(before):
         return same[0]
+    if not same["as"] and (dates := re.findall(WHEN, before, re.I)):
+        return f"due {dates[-1]}"  # "clean it by the 7th, and ring them the same day"
     by_id = {task["task_id"]: task for task in tasks}
     if same["as"]:
         named = meant(same["as"], tasks)

@@ -9,9 +9,10 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 
-from helpers.agent.guardrails import OTHERS, OVER, POINTING, UNCLEAR
+from helpers.agent.guardrails import NOBODY, OTHERS, OVER, POINTING, UNCLEAR, deleted
 from helpers.agent.pointing import (
     THE_DONE,
+    WHEN,
     Call,
     Task,
     pointed_at,
@@ -28,10 +29,12 @@ _CLEARING = re.compile(
     r"|trash|scrap|purge|wipe|get rid of|throw|clean)(?: (?:out|away|up|off))?"
     r"(?: (?:all|of|the|my|those))*"
     rf" (?:{THE_DONE.pattern})(?: (?:from|off) (?:my|the) list)?(?:,? (?:please|thanks|too|now|out"
-    r"|away|would you|will you|for me))*\W*",
+    r"|away|would you|will you|for me))*\W*(?:\b(?:it|they|that|the list)(?:['\u2019]s|['\u2019]re"
+    r"| is| are)\b(?!.*\b(?:but|except|not|keep)\b).*)?",
     re.I,
 )
 _NOT_SO = re.compile(r"\b(?:not|yet|still|left|open|next|then|to ?do|keep|later|rather)\b", re.I)
+_DEADLINE = re.compile(rf"\bby ({WHEN})", re.I)
 _MANY = re.compile(r"\b(?:both|all|each|them|those|these|the two)\b", re.I)
 
 
@@ -57,12 +60,14 @@ def overlooked(
     tasks = list(tasks)
     if _CLEARING.fullmatch(text) and (left := pointed_at(text, (), tasks)) is not None:
         return [f"delete task {number}" for number in sorted(left)]
-    found = (
-        _left(text, calls, tasks, pointed or set())
-        if any(call["done"] for call in calls)
-        else _all(text, calls, tasks, topic)
-    )
-    return [part for part in found if part]
+    kept = [call for call in calls if call["name"] == "delete_task" and not call["done"]]
+    other = deleted(text, tasks) & {task["task_id"] for task in tasks} if kept else set()
+    if len(other) == 1:
+        return [f"delete task {min(other)}"]  # the model took another
+    if not any(call["done"] for call in calls):
+        return _all(text, calls, tasks, topic)
+    found = _left(text, calls, tasks, pointed or set())
+    return [part for part in (*found, _deadline(text, calls)) if part]
 
 
 def _all(text: str, calls: Sequence[Call], tasks: Sequence[Task], topic: int | None) -> list[str]:
@@ -99,13 +104,22 @@ def _left(text: str, calls: Sequence[Call], tasks: Sequence[Task], pointed: set[
     about = [(part, meant(part, tasks)) for part in asking_parts(text)]
     if not any(treated & set(named) for _, named in about):
         return []
+    misdated = {c["arguments"].get("task_id") for c in calls if OTHERS in _why(c)}
     tried = [call["arguments"] for call in calls if not call["done"] and OTHERS not in _why(call)]
     settled = treated | {given.get("task_id") for given in tried if isinstance(given, dict)}
     loose = [part for part, named in about if not named]
     shared = not _NOT_SO.search(text) and (not loose or any(map(_MANY.search, loose)))
     found = []
+    for call in calls:
+        elsewhere = call["name"] == "update_task" and NOBODY in _why(call)
+        if elsewhere and len(treated) == 1 and any(says_it(part) for part, _ in about):
+            found.append(wish([call], treated))  # "... and it ought to be high", of another task
     for at, (part, named) in enumerate(about):
         if len(named) != 1 or named[0] in settled:
+            continue
+        dates = re.findall(WHEN, part, re.I)
+        if len(dates) == 1 and named[0] in misdated:  # "we get the keys on the 6th"
+            found.append(f"move task {named[0]} to {dates[0]}")
             continue
         own = itertools.takewhile(lambda other: not other[1], about[at + 1 :])
         rest = " ".join(other for other, _ in own)  # "milk: friday" is two parts
@@ -116,6 +130,17 @@ def _left(text: str, calls: Sequence[Call], tasks: Sequence[Task], pointed: set[
         elif rest:
             found.append(f"{part} {rest}")
     return found
+
+
+def _deadline(text: str, calls: Sequence[Call]) -> str:
+    """The one deadline of a request, "she wants it by friday", for the one task that was made or
+    changed for it; empty where that got a date."""
+    done = [call for call in calls if call["done"]]
+    said = _DEADLINE.findall(text)
+    if len(said) != 1 or len(done) != 1 or done[0]["name"] not in ("create_task", "update_task"):
+        return ""
+    dated = "due" in done[0]["arguments"]
+    return "" if dated else f"move task {done[0]['result']['task_id']} to {said[0]}"
 
 
 def _why(call: Call) -> str:
