@@ -104,12 +104,10 @@ def parse_due(text: str, today: datetime.date) -> datetime.date | None:
     for pattern, date in _IDIOMS:
         if match := re.fullmatch(pattern, phrase):
             return date(today, *match.groups())
-    if ", " in phrase and not re.fullmatch(rf"{_M} \d+(?:st|nd|rd|th)?, \d{{4}}", phrase):
-        # "the sunday after, the 15th", "thursday, before the dress run": the piece that is plain
-        pieces = sorted(
-            phrase.split(", "), key=lambda piece: not re.search(r"\d(?:st|nd|rd|th)", piece)
-        )
-        for piece in pieces:
+    if ", " in phrase and not re.search(r"\b\d{4}\b", phrase):
+        # "the sunday after, the 15th", "thursday, before the dress run": the plainest piece.
+        numbered = re.compile(r"\d(?:st|nd|rd|th)\b")
+        for piece in sorted(phrase.split(", "), key=lambda piece: not numbered.search(piece)):
             with contextlib.suppress(ValueError):
                 return parse_due(piece, today)
     try:

@@ -273,12 +273,31 @@ def test_what_the_model_overlooked_is_asked_again_with_the_tasks_in_view(store):
 
 
 def test_a_part_that_was_left_out_is_asked_for_by_itself(store):
+    script = [
+        tool_call("complete_task", task_id=1),
+        tool_call("update_task", task_id=3, due="friday"),
+    ]
+    (turn,), items, (server,) = play(store, [script], "plants watered, rent to friday")
+    assert [call["arguments"]["task_id"] for call in turn.done] == [1, 3]
+    assert store.get(3)["due"] and status(store, 3) == "pending"
+    assert server.requests[1].body["messages"][-1]["content"] == "rent to friday"
+    assert [item["content"] for item in items if item.get("role") == "user"] == [turn.request]
+
+
+def test_what_is_reported_is_asked_for_with_its_number(store):
     script = [tool_call("complete_task", task_id=1), tool_call("complete_task", task_id=3)]
     (turn,), items, (server,) = play(store, [script], "plants watered, rent paid")
-    assert [call["arguments"]["task_id"] for call in turn.done] == [1, 3]
     assert [status(store, n) for n in (1, 2, 3)] == ["completed", "pending", "completed"]
-    assert server.requests[1].body["messages"][-1]["content"] == "rent paid"
+    assert server.requests[1].body["messages"][-1]["content"] == "task 3 is done"
     assert [item["content"] for item in items if item.get("role") == "user"] == [turn.request]
+
+
+def test_a_title_is_taken_to_its_end(store):
+    script = [tool_call("create_task", title="ring the boiler")]
+    (turn,), items, _ = play(store, [script], "add ring the boiler man, please")
+    assert store.get(4)["title"] == "ring the boiler man"
+    assert turn.calls[0]["arguments"]["title"] == "ring the boiler man"
+    assert "boiler man" in json.dumps(items)
 
 
 def test_for_a_new_task_it_looks_again_without_what_was_said_before_if_there_was_anything(store):
@@ -324,14 +343,14 @@ def test_no_second_look_at_questions_thanks_and_what_points_back(said, store):
 
 def test_of_a_request_that_was_done_nothing_is_left_over():
     tasks = [{"task_id": n, "title": title} for n, title in enumerate(TITLES, 1)]
-    done = [{"done": True, "arguments": {"task_id": 1}}]
+    done = [{"name": "complete_task", "done": True, "arguments": {"task_id": 1}}]
     assert second_look.overlooked("plants watered, rent paid", done, tasks) == ["rent paid"]
     assert not second_look.overlooked("plants watered, but do not touch the rent", done, tasks)
     assert not second_look.overlooked("plants watered, was the rent paid?", done, tasks)
     assert not second_look.overlooked("task 1 is done before the rent", done, tasks)
-    made = [{"done": True, "arguments": {"title": "rent a car"}}]
+    made = [{"name": "create_task", "done": True, "arguments": {"title": "rent a car"}}]
     assert not second_look.overlooked("plants watered, rent a car", made, tasks)
-    refused = [*done, {"done": False, "arguments": {"task_id": 3}}]
+    refused = [*done, {"name": "complete_task", "done": False, "arguments": {"task_id": 3}}]
     assert not second_look.overlooked("plants watered, rent paid", refused, tasks)
 
 

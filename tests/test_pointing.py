@@ -71,6 +71,10 @@ ASKED = [said("when is the oil due?"), {"role": "assistant", "content": "Sorry."
          "and the water meter, due 2026-10-31 too"),
         ("add buy flowers, same day as the oil", [], (), "add buy flowers, due 2026-12-04"),
         ("add buy flowers, same day as the photos", [], (), None),  # which have none
+        ("add clean it, the 7th of May, and phone them the same day", [result(3)], (),
+         "add clean it, the 7th of May, and phone them due the 7th of May"),
+        ("same for the oil, no time before that now", [result(1)], MOVED, "move task 3 to friday"),
+        ("same for the oil, but on the 7th please", [result(1)], MOVED, None),
         ("OK, make it urgent", ASKED, (), "task 3: OK, make it urgent"),
         ("OK, thank you", ASKED, (), None),
         ("is it late?", ASKED, (), None),

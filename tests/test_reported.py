@@ -48,6 +48,9 @@ TASKS = [
         ("that gym is so loud", None, set()),
         ("paid the bill", 3, set()),
         ("add: choose the hymns", None, set()),
+        ("the hymns. the vicar just chose them", None, {1}),
+        ("somebody was here for the tap, it's running again", None, {2}),
+        ("library books are back with Ann", None, {7}),
     ],
 )
 def test_reports(text, topic, done):
@@ -106,6 +109,14 @@ def test_of_what_is_done_no_other_call_is_believed():
     assert check(ToolCall("update_task", {"task_id": 2, "due": "friday"})) is None
 
 
+def test_nothing_is_completed_that_is_opened_again_and_no_title_changes_unasked():
+    check = guardrails.ended("I ticked off the brushes, put that back to pending", [], TASKS)
+    assert "not done after all" in check(ToolCall("complete_task", {"task_id": 4}))
+    call = ToolCall("update_task", {"task_id": 7, "title": "back with Ann"})
+    assert "another title" in guardrails.named_anew("The books are back with Ann")(call)
+    assert guardrails.named_anew("call it back with Ann")(call) is None
+
+
 def test_a_deletion_is_of_what_the_deleting_words_are_about():
     def refused(text, number):
         return guardrails.meant_deletion(text, TASKS)(ToolCall("delete_task", {"task_id": number}))
@@ -113,6 +124,7 @@ def test_a_deletion_is_of_what_the_deleting_words_are_about():
     text = "The boiler man said yes. We shan't need the brushes, so do remove that. Tap thawed"
     assert [n for n in range(1, 8) if not refused(text, n)] == [4]
     assert not refused("the library books are back, so delete it", 7)
+    assert not refused("delete the brushes, and the gym one as well", 5)
     assert not refused("delete it", 7) and not refused("delete 7", 7) and refused("delete 7", 1)
 
 
@@ -135,6 +147,17 @@ def test_a_deletion_is_of_what_the_deleting_words_are_about():
         ("buy some bread", "buy some bread and butter", None),
         ("ring dad", "phone my father", None),
         ("milk", "add milk chocolate", None),  # one word is too little to be sure
+        ("the locks on flat", "the locks on flat 3 for the 5th", "the locks on flat 3"),
+        ("email Ann on chapter", "email Ann on chapter two, by friday", "email Ann on chapter two"),
+        ("call mum", "call mum 2 days before", None),
+        (
+            "turn up",
+            "put '6 week check at 10' on it for the 27th so i turn up",
+            "6 week check at 10",
+        ),
+        ("buy milk", "put 'check at 10' on it. And buy milk", None),
+        ("roses", "rename it, so: call the florist about roses", "call the florist about roses"),
+        ("a talk", "new: create a talk", None),
     ],
 )
 def test_titles_go_as_far_as_in_the_request(title, text, whole):

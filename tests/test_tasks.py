@@ -85,6 +85,10 @@ def store():
         ("4.12.2026", "2026-12-04"),
         ("2027-02-28T12:00:00", "2027-02-28"),
         ("2020-01-01", "2020-01-01"),
+        ("thursday, before the rehearsal", "2026-11-26"),
+        ("the sunday after, the 20th", "2026-12-20"),
+        ("March 3rd, 2027", "2027-03-03"),
+        ("friday, 4 december", "2026-12-04"),
     ],
 )
 def test_dates(said, meant):

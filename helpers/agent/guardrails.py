@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from helpers.agent.pointing import LISTING, Task, pointed_at, says_it, topic
-from helpers.agent.reported import reported
+from helpers.agent.reported import REOPENING, reported
 from helpers.asked import (
     asking_parts,
     bare_name,
@@ -232,21 +232,17 @@ def planned(text: str) -> Check:
 
 
 _TO_DO = re.compile(
-    r"\b(?:(?:has|have|needs?|ought|still) to|must|should|not|yet|isnt|arent|hasnt|havent"
-    r"|\w+n['\u2019]t)\b(?! (?:be )?(?:tick\w*|check\w*|cross\w*|mark\w*|clos\w*)\b)",
+    r"\b(?:(?:has|have|needs?|ought|still) to|must|should|not|yet|(?:is|are|has|have)nt"
+    r"|\w+n['\u2019]t)\b(?! (?:be )?(?:tick\w*|check\w*|cross\w*|mark\w*|closed?)\b)",
     re.I,
 )
 
 
-_REOPENING = re.compile(
-    r"\bback (?:to|as|on|in)(?: to)? (?:not done|pending|open|to ?do|in progress|undone)\b"
-    r"|\bre-?open\w*\b",
-    re.I,
-)
 _NAMES = re.compile(
-    r"->|\u2192|[:\"\u201c]|(?<!\w)'|\b(?:renam|re-?titl|titl|call|nam(?:e|ed|ing)\b|chang|correct|fix|replac"
-    r"|instead|edit|re-?word|word|spel|read|say|ma(?:ke|de)\b|updat|switch|swap|amend|typo|turn"
-    r"|should|rather|not\b|into|becom|put|set|modif|adjust|alter|rephras|label|describ|wait\b|meant\b|sorry|oops|actually)",
+    r"->|\u2192|[:\"\u201c]|(?<!\w)'|\b(?:renam|re-?titl|titl|call|names?\b|named\b|naming\b|chang"
+    r"|correct|fix|replac|instead|edit|re-?word|word|spel|read|say|ma(?:ke|de)\b|update|updating"
+    r"|switch|swap|amend|typo|turn|should|rather|not\b|into|becom|put|set|modif|adjust|alter"
+    r"|rephras|label|describe|wait\b|meant\b|sorry|oops|actually)",
     re.I,
 )
 
@@ -286,7 +282,7 @@ def ended(text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Task]) 
     def check(call: ToolCall) -> str | None:
         number, given = call.arguments.get("task_id"), call.arguments
         if call.name == "complete_task":
-            if _REOPENING.search(text) and number not in over:
+            if REOPENING.search(text):
                 return "It says that something is not done after all."
             said = [part for part, numbers_ in named if number in numbers_]
             open_ = [part for part in said if _TO_DO.search(part)]

@@ -35,6 +35,12 @@ _OVER = re.compile(
     r"|did (?:the|my|our|all|both))\b",
     re.I,
 )
+# "I ticked it off, but put it back to pending"
+REOPENING = re.compile(
+    r"\bback (?:to|as|on|in)(?: to)? (?:not done|pending|open|to ?do|in progress|undone)\b"
+    r"|\bre-?open\w*\b",
+    re.I,
+)
 # "So that's done", "tick it off": said of what was named just before.
 _THAT = re.compile(
     r"\W*(?:(?:so|and|now|well|ok|okay|please|pls|then|yes|you (?:can|may)|can you|could you|just)"
@@ -108,7 +114,7 @@ def reported(
         tasks: The tasks there are.
         topic: The one that was spoken of last, for "rang him".
     """
-    tasks = list(tasks)
+    tasks = [] if REOPENING.search(text) else list(tasks)
     there = {task["task_id"]: task for task in tasks}
     found: dict[int, str] = {}
     named = [topic] if topic in there else []

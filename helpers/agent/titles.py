@@ -18,7 +18,7 @@ _END = frozenset(
     please pls plz thanks thank thx ty cheers ok okay right yes no not lol haha ha like sorry wait
     hmm um uh er well oh hey hi hello there here
     asap by until till til due before after today tomorrow tmrw tmr tonight next this every each
-    monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thur thurs fri sat
+    monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thurs fri sat
     sun weekend week month now soon later sometime someday whenever eventually immediately early
     late morning afternoon evening noon midnight beginning start end january february march april
     may june july august september october november december jan feb mar apr jun jul aug sep sept
