@@ -227,12 +227,13 @@ _IRREGULAR = {
         "bleed bled", "break broke broken", "bring brought", "build built", "burn burnt",
         "buy bought", "catch caught", "choose chose chosen", "dig dug", "do did",
         "draw drew drawn", "drive drove driven", "eat ate eaten", "feed fed", "find found",
-        "fly flew flown", "freeze froze frozen", "get got gotten", "give gave given", "hang hung",
-        "hold held", "keep kept", "lay laid", "lead led", "learn learnt", "lend lent", "make made",
-        "meet met", "mow mown", "pay paid", "ride rode ridden", "ring rang rung", "run ran",
-        "sell sold", "send sent", "sew sewn", "sing sang sung", "speak spoke spoken",
-        "spend spent", "stick stuck", "sweep swept", "swim swam swum", "take took taken",
-        "teach taught", "tell told", "throw threw thrown", "win won", "write wrote written",
+        "fly flew flown", "freeze froze frozen", "get got gotten", "give gave given",
+        "go went gone", "hang hung", "hold held", "keep kept", "lay laid", "lead led",
+        "learn learnt", "lend lent", "make made", "meet met", "mow mown", "pay paid",
+        "ride rode ridden", "ring rang rung", "run ran", "sell sold", "send sent", "sew sewn",
+        "sing sang sung", "speak spoke spoken", "spend spent", "stick stuck", "sweep swept",
+        "swim swam swum", "take took taken", "teach taught", "tell told", "throw threw thrown",
+        "win won", "write wrote written",
     )
     for verb, *forms in [line.split()]
     for past in forms
@@ -445,11 +446,6 @@ def only_asks(request: str) -> bool:
 def surely_creates(request: str) -> bool:
     """Whether a request says beyond doubt that a new task is wanted: "add a task to ..."."""
     return any(_SURELY_CREATING.search(asks) for _, asks in _segments(request))
-
-
-def may_create(request: str) -> bool:
-    """Whether a request has a word that may ask for a new task: "two things: ..., remember ..."."""
-    return any(_CREATING.search(asks) for _, asks in _segments(request))
 
 
 def asking_parts(request: str) -> list[str]:

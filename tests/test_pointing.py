@@ -84,8 +84,17 @@ ASKED = [said("when is the oil due?"), {"role": "assistant", "content": "Sorry."
         ("the urgent one is done", [], (), "task 4 is done"),
         ("delete the low one", [], (), None),  # there are two
         ("are the low ones late?", [], (), None),
-        ("Sorry, I meant gas not oil.", [said("order oil"), result(3)], (),
-         " rename task 3 to Order heating gas."),
+        ("Sorry, I meant diesel not oil.", [said("order oil"), result(3)], (),
+         " rename task 3 to Order heating diesel."),
+        ("no, order the gas not the oil", [], (), None),  # two tasks
+        ("sorry I could not order it", [result(3)], (), None),
+        ("sorry, it's not oil but wood", [result(3)], (), None),
+        ("I'm busy that day, move it to friday", [result(3)], (), None),
+        ("add same day dry cleaning", [result(3)], (), None),
+        ("add pack bags, same day as the oil arrives", [], (), None),
+        ("delete all low tasks without a date", [], (), None),
+        ("same for the oil, don't move it though", [result(1)], MOVED, None),
+        ("order heating oil too", [result(1)], DONE, None),  # a wish, or a report?
         ("No wait, it's petrol instead of oil", [], (), " rename task 3 to Order heating petrol."),
         ("it's petrol, not oil", [], (), None),  # a correction, or a remark?
         ("sorry, the gas meter not the meter", [], (), None),  # which of them?

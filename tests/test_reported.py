@@ -57,6 +57,43 @@ def test_reports(text, topic, done):
     assert set(reported(text, TASKS, topic)) == done
 
 
+@pytest.mark.parametrize(
+    ("title", "done", "not_done"),
+    [
+        ("Fix the broken lamp", "the lamp is fixed",
+         ["fix the broken lamp on saturday", "the lamp is broken"]),
+        ("Send the signed contract to Bosch", "contract sent", ["signed contract, friday"]),
+        ("Call the dentist", "called the dentist",
+         ["the dentist called", "called the dentist, no answer", "get the dentist called"]),
+        ("Fix the kitchen tap", "kitchen tap fixed",
+         ["I fixed the garden tap", "kitchen tap is running", "let's get the kitchen tap fixed"]),
+        ("Pay the electricity bill", "paid the electricity bill",
+         ["I paid the gas bill today", "electricity bill to be paid on the 5th",
+          "not sure, is the electricity bill paid", "I think the electricity bill is paid",
+          "dad paid his electricity bill yesterday"]),
+        ("Book flights to Lisbon", "flights booked",
+         ["booked flights to Porto", "flights to Lisbon are fully booked"]),
+        ("Write the quarterly report", "report is done",
+         ["wrote the monthly report", "finished the outline of the quarterly report"]),
+        ("Update website", "website is done",
+         ["website is 80% done", "website is done, footer is missing",
+          "the website mockup is done"]),
+        ("Wash the car", "car's washed",
+         ["the car is being washed", "plan for the week: car washed, dentist called",
+          "if the weather holds, car washed", "I ticked off the car by accident"]),
+        ("Print photos", "photos are printed", ["remind me to collect the printed photos"]),
+        ("Empty the dishwasher", "dishwasher is empty", ["the dishwasher is done"]),
+        ("Buy milk and eggs", "bought milk and eggs",
+         ["milk is finished", "bought milk, forgot the eggs"]),
+        ("Buy mum's present", "mum's present bought", ["bought wrapping paper for mum's present"]),
+    ],
+)  # fmt: skip
+def test_what_is_no_report_is_none(title, done, not_done):
+    tasks = [{"task_id": 1, "title": title, "status": "pending"}]
+    assert set(reported(done, tasks)) == {1}
+    assert [text for text in not_done if reported(text, tasks)] == []
+
+
 def turns() -> Iterator[tuple[str, list, list, list]]:
     """Every turn of the scenarios that may be read: text, tasks before it, calls, titles there."""
     for path in sorted(SETS.glob("scenarios_dev*.jsonl")):
@@ -125,6 +162,9 @@ def test_a_deletion_is_of_what_the_deleting_words_are_about():
     assert [n for n in range(1, 8) if not refused(text, n)] == [4]
     assert not refused("the library books are back, so delete it", 7)
     assert not refused("delete the brushes, and the gym one as well", 5)
+    tasks = [{"task_id": 1, "title": "Take out the bins"}, {"task_id": 2, "title": "Wash the car"}]
+    assert guardrails.deleted("we sold the car, so take it off", tasks) == {2}
+    assert guardrails.deleted("delete everything except the car", tasks) == set()
     assert not refused("delete it", 7) and not refused("delete 7", 7) and refused("delete 7", 1)
 
 
@@ -158,6 +198,13 @@ def test_a_deletion_is_of_what_the_deleting_words_are_about():
         ("buy milk", "put 'check at 10' on it. And buy milk", None),
         ("roses", "rename it, so: call the florist about roses", "call the florist about roses"),
         ("a talk", "new: create a talk", None),
+        ("call gran", 'rename "call mum" to call gran', None),
+        ("buy the book", 'add buy the book "Dune Messiah"', None),
+        ("buy candles", "add buy candles very urgent", None),
+        ("fix fence", "add fix fence Dave is coming on friday", None),
+        ("call mum", "at 9:30 call mum", None),
+        ("team call", "add team call 9 on monday", None),
+        ("buy candles", "add buy candles delete matches", None),
     ],
 )
 def test_titles_go_as_far_as_in_the_request(title, text, whole):

@@ -263,7 +263,7 @@ class TaskAgent:
             await self._once_more(now, f"task {number} is done")
         parts = (
             second_look.overlooked(turn.request, turn.calls, tasks(), now.topic, now.pointed)
-            if turn.remembered or not surely_creates(turn.request)
+            if (turn.remembered if surely_creates(turn.request) else tasks())
             else []
         )
         for part in parts:

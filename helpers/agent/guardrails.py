@@ -15,7 +15,6 @@ from helpers.asked import (
     asking_parts,
     bare_name,
     before_name,
-    may_create,
     meant,
     names,
     numbered,
@@ -282,7 +281,7 @@ def ended(text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Task]) 
     def check(call: ToolCall) -> str | None:
         number, given = call.arguments.get("task_id"), call.arguments
         if call.name == "complete_task":
-            if REOPENING.search(text):
+            if number in deleted(text, tasks, REOPENING):
                 return "It says that something is not done after all."
             said = [part for part, numbers_ in named if number in numbers_]
             open_ = [part for part in said if _TO_DO.search(part)]
@@ -299,21 +298,31 @@ def ended(text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Task]) 
     return check
 
 
-def deleted(text: str, tasks: Iterable[Task]) -> set[int]:
+def deleted(text: str, tasks: Iterable[Task], asks: re.Pattern[str] = DELETING) -> set[int]:
     """The tasks that the deleting parts of a request name, or the parts before those.
 
     Args:
         text: What the person said.
         tasks: The tasks there are.
+        asks: What asking for it looks like.
     """
     tasks = list(tasks)
     last: set[int] = set()
     found: set[int] = set()
     for part in asking_parts(text):
-        last = (numbers(part) | set(meant(part, tasks))) or last
-        if DELETING.search(part):
+        rest = asks.sub(" ", part)  # "take it off" names no "Take out the bins"
+        last = (numbers(part) | set(meant(rest, tasks))) or last
+        if asks.search(part):
+            if _BESIDE.search(part):
+                return set()  # "everything except the car", "the one after the dentist"
             found |= last
     return found
+
+
+_BESIDE = re.compile(
+    r"\b(?:except|but|besides|apart from|not|after|before|above|below|under|next to|other than)\b",
+    re.I,
+)
 
 
 def meant_deletion(text: str, tasks: Iterable[Task]) -> Check:
@@ -417,10 +426,14 @@ def new_title(text: str, tasks: Iterable[Task]) -> Check:
     return check
 
 
+_LISTING = re.compile(r"\b(?:things|tasks|items|ones|jobs|remember|note)\b[^:]*:", re.I)
+
+
 def _asked_of(text: str) -> tuple[set[str], set[str]]:
     """The words before the first sentence that may ask for a new task, and its own."""
     sentences = re.split(r"[.!?\n]+(?:\s+|$)", text)
-    at = next((i for i, said in enumerate(sentences) if may_create(said)), len(sentences))
+    asks = [surely_creates(said) or bool(_LISTING.search(said)) for said in sentences]
+    at = asks.index(True) if True in asks else len(sentences)
     own = telling(" ".join(sentences[at : at + 1])) - telling("add put remind create")
     return telling(" ".join(sentences[:at])), own
 

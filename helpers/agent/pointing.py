@@ -21,6 +21,7 @@ from helpers.asked import (
     surely_creates,
     telling,
     titled,
+    words,
 )
 from helpers.dates import parse_due
 from helpers.settings import today
@@ -77,7 +78,8 @@ _MANY = {"two": 2, "three": 3, "four": 4, "five": 5}
 _VALUED = re.compile(
     r"\b(?P<how>both|all|the|my|those)(?: (?:the|my|those|of the))?"
     r" (?P<value>low|medium|high|urgent|in[ -]progress)(?:[ -]priority)?"
-    r" (?P<what>ones?|tasks?|items?)\b",
+    r" (?P<what>ones?|tasks?|items?)\b"
+    r"(?! (?:without|with|due|about|that|from|for|which|this|next|on)\b)",
     re.I,
 )
 _DONE = r"(?:done|finished|completed|closed|ticked)"
@@ -271,8 +273,15 @@ _SAME_DAY = re.compile(
     r"|that (?:same )?day\b(?= too| as well|\s*[.,;!]|\s*$))",
     re.I,
 )
+_NOUN = re.compile(r" (?!(?:as|for|please|too|and|at|also|but|if|with|then|now)\b)\w", re.I)
+_BUSY = re.compile(  # "I'm busy that day"
+    r"(?:\b(?:am|is|are|was|were|im)|['\u2019](?:m|s|re)) (?:\w+ ){0,2}$", re.I
+)
 _NOT_THEN = re.compile(
     r"(?:\b(?:not|never|no|before|after|off|away|anything)|n['\u2019]t)\b[^.,;!?]*$", re.I
+)
+_TAKEN_BACK = re.compile(
+    r"\b(?:do not|no wait|wait|if|though|instead|actually)\b|\bdon['\u2019]?t\b", re.I
 )
 _LIKEWISE = re.compile(
     r"\W*(?:(?:and|also|oh|ok|okay|please|then|now|do|so|exactly) )*(?:(?:the )?same"
@@ -338,8 +347,11 @@ def _swapped(sentence: str, heard: Sequence[Message], tasks: Sequence[Task]) -> 
     if not found or _NAMING.search(sentence) or not _CORRECTING.search(sentence):
         return sentence
     new, old = found["new"], found["old"]
-    if any(_when(word) or word.lower() in _VALUES for word in (new, old)):
+    small = any(not telling(word) or word.lower() in _NO_NAME for word in (new, old))
+    if small or any(_when(word) or word.lower() in _VALUES for word in (new, old)):
         return sentence
+    if meant(new, tasks):
+        return sentence  # "delete the dentist not the car": these are two tasks
     having = [t for t in tasks if re.search(rf"\b{re.escape(old)}\b", t["title"], re.I)]
     last = topic(heard, tasks)
     having = [t for t in having if t["task_id"] == last] or having
@@ -349,6 +361,7 @@ def _swapped(sentence: str, heard: Sequence[Message], tasks: Sequence[Task]) -> 
     return f" rename task {having[0]['task_id']} to {title}."
 
 
+_NO_NAME = frozenset("its it's it\u2019s that's that\u2019s thats wait sorry oops no maybe".split())
 _VALUES = frozenset("low medium high urgent pending done finished completed".split())
 
 
@@ -406,6 +419,8 @@ def _likewise(
 ) -> str:
     """What was just done, as a wish for other tasks; empty where that is not asked for."""
     beginning, _, tail = text.partition(",")
+    if _TAKEN_BACK.search(tail):
+        return ""
     if len(tail.split()) > 2 and not _BUT.search(tail) and not re.search(WHEN, tail, re.I):
         text = beginning  # "same for the sheets, no patients before that"
     found = _LIKEWISE.fullmatch(text)
@@ -414,6 +429,8 @@ def _likewise(
     what = found["same"] or found["too"]
     if found["too"] and not (_OTHER.fullmatch(what) or bare_name(what, tasks)):
         return ""  # "the rent is paid too" says itself what is to be done
+    if found["too"] and any(words(what)[:1] == words(t["title"])[:1] for t in tasks):
+        return ""  # "wash the car too": a wish, or a report?
     named: set[int] = set()
     for piece in re.split(r"\s*(?:,|\band\b|&|\+)\s*", what):
         if re.fullmatch(r"(?:task |number |#)?\d+", piece, re.I):
@@ -459,14 +476,15 @@ def wish(did: Sequence[Call], named: Iterable[int]) -> str:
 
 def _day(same: re.Match[str], heard: Sequence[Message], tasks: Sequence[Task]) -> str:
     """ "due 2026-12-03" for "the same day"; the same words where no date is meant for certain."""
-    before = same.string[: same.start()]
-    if _NOT_THEN.search(before):
+    before, behind = same.string[: same.start()], same.string[same.end() :]
+    compound = not same["as"] and _NOUN.match(behind)  # "same day dry cleaning"
+    if compound or _NOT_THEN.search(before) or _BUSY.search(before):
         return same[0]
     if not same["as"] and (dates := re.findall(WHEN, before, re.I)):
         return f"due {dates[-1]}"  # "clean it by the 7th, and ring them the same day"
     by_id = {task["task_id"]: task for task in tasks}
     if same["as"]:
-        named = meant(same["as"], tasks)
+        named = meant(same["as"], tasks) if bare_name(same["as"], tasks) else []
         number = named[0] if len(named) == 1 else None
     else:
         number = topic(heard, tasks)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from helpers.asked import asking_parts, is_past, meant, stem, telling, words
+from helpers.asked import asking_parts, is_past, meant, stem, surely_creates, telling, words
 
 # Whoever says one of these does not say for certain that something is over.
 _UNSURE = re.compile(
@@ -24,10 +24,26 @@ _UNSURE = re.compile(
     r"|kept|who|why|how|which|rather|like|always|every|used to|(?:was|were) \w+ing|cancel\w*"
     r"|delet\w*|remov\w*|scrap\w*|drop\w*|mov(?:e|ed|ing)|push\w*|postpon\w*|resched\w*|set"
     r"|mak(?:e|ing)|chang(?:e|ing)|add|back to|reopen\w*|due|last (?:year|time)"
-    r"|by (?:the|mon|tues|wednes|thurs|fri|satur|sun)\w*)\b|\?",
+    r"|(?:years?|months?) ago|get|to be|being|lets|let['\u2019]s|please|pls|by (?:the|noon|\d\S*)"
+    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)days?"
+    r"|\d{1,2}(?:st|nd|rd|th)|bump\w*|rais\w*|lower\w*|priority|urgent|high|medium|low|remaining"
+    r"|percent|basically|practically|barely|nowhere|thirds?|quarter|for (?:today|now)|missing"
+    r"|fully|booked (?:up|out|solid))\b|[?%]",
     re.I,
 )
-_BUT = re.compile(r"\b(?:but|though|except|however)\b", re.I)
+# Where one of these stands in a sentence, none of its parts is sure: what goes on takes back what
+# was said, or it is somebody's belief, a question, an attempt.
+_BUT = re.compile(
+    r"\b(?:but|though|except|however|apart from|besides|minus|bar the|missing|remain\w*"
+    r"|forgot\w*|left to do|no (?:answer|reply|response|luck|joy|one)|engaged|bounced|voicemail"
+    r"|straight to|(?:was|were) closed|sold out|out of stock|cut off|i (?:think|guess|hope|believe)"
+    r"|probably|hopefully|perhaps|apparently|supposedly|doubt|says|told|claims|nope|kidding"
+    r"|not sure|question|wonder\w*|to know|by (?:accident|mistake)|accidentally|wrongly"
+    r"|renam\w*)\b|:(?=\s)"
+    r"|^\W*(?:if|when|once|before|after|until|unless|not|todo|to do)\b"
+    r"|, (?:is|are|was|were|did|has|have|right)(?: \w+)?\W*$",
+    re.I,
+)
 _TO_US = re.compile(r"\b(?:called|rang|phoned|emailed|texted|wrote|told) (?:to )?(?:me|us)\b", re.I)
 _OVER = re.compile(
     r"\b(?:done|dun|finished|sorted|completed?|tick(?:ed)?|wrapped(?: up)?|dusted|in the bag"
@@ -70,13 +86,13 @@ _STATES = tuple(
         ),
     )
     for verbs, how in (
-        ("return take give bring collect get fetch exchange", "back|here|arrived|home|in"),
+        ("return give bring collect get fetch exchange", "back|here|arrived|home|in"),
         ("plant sow hand submit enter file report post send deliver apply register", "in"),
         ("hang put mount install fit replace swap", "up|on|in place|on the wall"),
-        ("clean wash tidy dry empty iron dust wipe mop hoover vacuum scrub",
-         "clean|tidy|dry|empty|spotless|sparkling|gleaming"),
-        ("fix repair mend unblock thaw bleed service sort reboot restart replace rebuild",
-         "working|running|fixed|mended|good as new|like new"),
+        ("clean wash tidy iron dust wipe mop hoover vacuum scrub",
+         "clean|spotless|sparkling|gleaming"),
+        ("fix repair mend unblock thaw bleed reboot restart replace rebuild",
+         "working|running again|fixed|mended|good as new|like new"),
         ("sell move donate dump clear", "gone|sold"),
         ("send email mail post publish write submit", "out|off|gone out|in the post"),
         ("order buy get collect receive",
@@ -124,6 +140,8 @@ def reported(
             named = []
             continue
         for part in asking_parts(sentence):
+            if surely_creates(part):
+                break  # what follows may belong to the new task
             if here := meant(part, tasks):
                 spoken, named, last = [*named, topic], here, part
                 title = there[here[0]]["title"]
@@ -153,12 +171,16 @@ def says_done(part: str, title: str) -> bool:
     for found in _UNSURE.finditer(part):  # "moved" is one of those, and reports "Move the cows"
         if not any(_akin(stem(found[0].casefold()), word) for word in named):
             return False
-    deeds = _past(part)
-    if not (telling(part) & telling(title)) - deeds or _TO_US.search(part):
+    said, own = words(part), words(title)
+    deeds = _past(said, own)
+    thing = (telling(part) & telling(title)) - deeds
+    if not thing or _TO_US.search(part) or _another(said, own, deeds):
         return False  # "paid" alone may be about any bill
     plain = _plain(part)
-    if _OVER.search(plain) or any(_akin(deed, word) for deed in deeds for word in _told(named)):
+    if (over := _OVER.search(plain)) and not (named[0] in _FETCHING and over[0] in _EMPTIED):
         return True
+    if any(_akin(deed, word) for deed in deeds for word in _told(named)):
+        return not _called(said, deeds, thing)
     verb = words(title)[0]
     if verb in _UNCHANGED and re.search(rf"{_BEEN}(?: \w+)? {verb}\b", plain):
         return True
@@ -170,10 +192,61 @@ def says_done(part: str, title: str) -> bool:
     return both > 1 and bool(_HAS.search(plain)) and not _DAY.search(plain)
 
 
+def _another(said: list[str], own: list[str], deeds: set[str]) -> bool:
+    """Whether a part is about something else that is called alike: "the garden tap" for the one in
+    the kitchen, "the outline of the report", "flights to Porto" for those to Lisbon, "his bill".
+
+    Args:
+        said: The words of the part.
+        own: Those of the title.
+        deeds: The stems of the verbs in the past.
+    """
+    stems, titled = list(map(stem, said)), list(map(stem, own))
+
+    def foreign(at: int) -> bool:
+        """Whether a word tells something that the title does not."""
+        tells = telling(said[at]) if 0 <= at < len(said) else set()
+        return bool(tells - set(titled) - deeds - _FILLING) and not is_past(said[at])
+
+    for at, word in enumerate(stems):
+        before = said[at - 1] if at else ""
+        if word in titled and word not in deeds and telling(said[at]):
+            place = titled.index(word)
+            if place > 1 and telling(own[place - 1]) and foreign(at - 1):
+                return True
+            if foreign(at + 1) and not said[at + 1].endswith(("ing", "ly", "s")):
+                return True  # "the website mockup"
+            if before in ("his", "her", "their") and before not in own and foreign(0):
+                return True
+        if word in ("of", "for") and foreign(at - 1) and set(titled) & set(stems[at:]):
+            return True
+        if word in _TOWARDS and word in own and foreign(at + 1):
+            return not set(titled[own.index(word) + 1 :]) & set(stems)
+    return False
+
+
+_TOWARDS = frozenset("to for from with about".split())
+_CALLING = frozenset(
+    map(stem, "call ring phone text tell ask speak talk message write email".split())
+)
+_FETCHING = frozenset(map(stem, "buy get order collect pick fetch empty".split()))
+_EMPTIED = frozenset("done finished".split())
+
+
+def _called(said: list[str], deeds: set[str], thing: set[str]) -> bool:
+    """Whether it is the thing that did it: "the dentist called"."""
+    stems = list(map(stem, said))
+    called = [at for at, word in enumerate(stems) if word in deeds & _CALLING]
+    before = {word for at in called[:1] for word in stems[:at]}
+    been = {"been", "is", "are", "was", "were", "has", "have"} & set(said)
+    return bool(called) and thing <= before and not been and said[called[0]] != "rung"
+
+
 def _names_only_the_deed(part: str, title: str) -> bool:
     """Whether a part that names no thing says that what a title says was done: "rang him"."""
-    deeds, named = _past(part), [stem(word) for word in words(title)]
-    if _UNSURE.search(part):
+    own = words(title)
+    deeds, named = _past(words(part), own), list(map(stem, own))
+    if _UNSURE.search(part) or "down" in words(part):
         return False
     if any(_akin(deed, word) for deed in deeds for word in named):
         return telling(part) <= deeds | _FILLING or bool(_IT.search(part))
@@ -189,9 +262,11 @@ def _plain(part: str) -> str:
     return re.sub(r"['\u2019]", " ", " ".join(re.findall(r"[\w'\u2019]+", part.casefold())))
 
 
-def _past(part: str) -> set[str]:
-    """The stems of the verbs that a part has in the past."""
-    return {stem(word) for word in words(part) if is_past(word)}
+def _past(said: list[str], own: list[str]) -> set[str]:
+    """The stems of the verbs in the past, without what is a word of the title as well: "the broken
+    lamp"; but "Get the slip signed" is done when it is signed."""
+    got = own[0] in ("get", "have")
+    return {stem(word) for word in said if is_past(word) and (got or word not in own)}
 
 
 def _told(named: list[str]) -> set[str]:

@@ -34,6 +34,8 @@ _CLEARING = re.compile(
     re.I,
 )
 _NOT_SO = re.compile(r"\b(?:not|yet|still|left|open|next|then|to ?do|keep|later|rather)\b", re.I)
+_WANTED = re.compile(r"\b(?:wants?|needs?|due|ready|deadline|must|(?:has|have|got) to)\b", re.I)
+_NOT = re.compile(r"\b(?:not|no|never|cannot|cant)\b|n['\u2019]t\b", re.I)
 _DEADLINE = re.compile(rf"\bby ({WHEN})", re.I)
 _MANY = re.compile(r"\b(?:both|all|each|them|those|these|the two)\b", re.I)
 
@@ -136,7 +138,12 @@ def _deadline(text: str, calls: Sequence[Call]) -> str:
     """The one deadline of a request, "she wants it by friday", for the one task that was made or
     changed for it; empty where that got a date."""
     done = [call for call in calls if call["done"]]
-    said = _DEADLINE.findall(text)
+    said = [
+        date
+        for part in asking_parts(text)
+        for date in _DEADLINE.findall(part)
+        if _WANTED.search(part) and not _NOT.search(part)
+    ]
     if len(said) != 1 or len(done) != 1 or done[0]["name"] not in ("create_task", "update_task"):
         return ""
     dated = "due" in done[0]["arguments"]

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 import os
+import pickle
 import secrets
 import time
 from collections import Counter, OrderedDict
@@ -270,7 +271,7 @@ class Service:
         self.under_way = 0
         self._agents: OrderedDict[str, TaskAgent] = OrderedDict()
         self._asked: Counter[str] = Counter()  # requests under way, by conversation
-        self._results: OrderedDict[str, Turn] = OrderedDict()
+        self._results: OrderedDict[str, bytes] = OrderedDict()  # pickled: a seventh of the memory
         self._probed: tuple[float, dict[str, str]] = (-1e9, {})
         self._draining: asyncio.Task[None] | None = None
 
@@ -321,21 +322,26 @@ class Service:
         """
         key = key or secrets.token_hex(8)
         async with self.conversation(conversation) as agent:
-            known = self._results.get(key)
+            known = self._known(key)
             if known and known.state != "waiting" and not known.blocked:
                 return known
             began = time.monotonic()
             turn = await agent.turn(text, key=key, notify=notify)
         self.counters.count(turn, time.monotonic() - began)
-        self._results[key] = replace(turn, spans="")  # the largest part, and nobody asks for it
+        kept = replace(turn, spans="")  # the largest part, and nobody asks for it
+        self._results[key] = pickle.dumps(kept)
         while len(self._results) > RESULTS:
             self._results.popitem(last=False)
         self._note(turn)
         return turn
 
+    def _known(self, key: str) -> Turn | None:
+        kept = self._results.get(key)
+        return pickle.loads(kept) if kept else None
+
     def result(self, key: str) -> dict[str, Any] | None:
         """What became of a request, as :meth:`Turn.to_dict` has it; None for an unknown key."""
-        if turn := self._results.get(key):
+        if turn := self._known(key):
             return turn.to_dict()
         if kept := self.outbox.done().get(key):
             return json.loads(kept)

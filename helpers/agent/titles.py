@@ -14,25 +14,32 @@ from helpers.asked import words
 LONGEST = 5  # words that may be missing at the end
 
 _END = frozenset(
-    """and then but so because cause cos since as if when while plus also or
-    please pls plz thanks thank thx ty cheers ok okay right yes no not lol haha ha like sorry wait
-    hmm um uh er well oh hey hi hello there here
-    asap by until till til due before after today tomorrow tmrw tmr tonight next this every each
-    monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thurs fri sat
-    sun weekend week month now soon later sometime someday whenever eventually immediately early
-    late morning afternoon evening noon midnight beginning start end january february march april
-    may june july august september october november december jan feb mar apr jun jul aug sep sept
-    oct nov dec day days date deadline first second third last
-    low medium high urgent priority prio important critical normal
-    is are was were be has have had need needs must should can could would will ll it its thats that
-    which who what where why how i im ive we he she they you your me my list tasks todo todos task
-    add put set make mark do did done dont remember remind forgot get gets got let lets going gonna
-    went want wants wanted keep keeps kept down only just maybe actually really again either instead
-    though too one sort kinda""".split()
+    """and then but so because cause cos since as if when while plus also or please pls plz thanks
+    thank thx ty cheers ok okay right yes no not lol haha ha like sorry wait hmm um uh er well
+    oh hey hi hello there here asap by until till til due before after today tomorrow tmrw tmr
+    tonight next this every each monday tuesday wednesday thursday friday saturday sunday mon
+    tue tues wed thu thurs fri sat sun weekend week month now soon later sometime someday
+    whenever eventually immediately early late morning afternoon evening noon midnight beginning
+    start end january february march april may june july august september october november
+    december jan feb mar apr jun jul aug sep sept oct nov dec day days date deadline first
+    second third last low medium high urgent priority prio important critical normal is are was
+    were be has have had need needs must should can could would will ll it its thats that which
+    who what where why how i im ive we he she they you your me my list tasks todo todos task add
+    put set make mark do did done dont remember remind forgot get gets got let lets going gonna
+    went want wants wanted keep keeps kept down only just maybe actually really again either
+    instead though too one sort kinda very top super highest latest following coming scheduled
+    marked ideally both without pop nxt eod bro xx omg bc delete remove cancel finish complete
+    rename move everything nothing swap""".split()
 )
-_MONTHS = frozenset(
-    """january february march april may june july august september october november december jan feb
-    mar apr jun jul aug sep sept oct nov dec""".split()
+_CLAUSE = frozenset(
+    """is are was were has have had will would can could should needs wants said says i im ive we
+    he she they""".split()
+)
+_NUMBERED = frozenset(
+    """flat room chapter unit bay aisle hive ward year grade class platform gate lot box table
+    phase part step level floor building house number page exercise lesson module season episode
+    track form version route bus apartment office studio stage round batch section volume pitch
+    court lane door dock line block wing group size""".split()
 )
 # With these a date, a value or something else may begin: not the end of a title.
 _LINK = frozenset(
@@ -42,11 +49,15 @@ _LINK = frozenset(
 # Words that a model may leave out within a title: it is none the worse.
 _LOOSE = frozenset("a an the some our his her their quickly".split())
 _COUNTS = frozenset("two three four five six seven eight nine ten twelve couple few same".split())
-_DATE = re.compile(r"\d+(?:st|nd|rd|th)?|(?:week|month|hour|year|weekend)s?")
+_DATE = re.compile(r"\d+(?:st|nd|rd|th)?|(?:week|month|hour|year|weekend)s?|tomm?or?row")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019.&/-]+[^\W_]+)*")
 _BETWEEN = re.compile(r'"([^"]+)"|\u201c([^\u201d]+)\u201d|(?<!\w)\'([^"]+?)\'(?!\w)')
+_CALLED = re.compile(
+    r"\b(?:add|put(?: down| in)?|create|note|task|item|todo|reminder|called|titled|named|name|it|to"
+    r"|as|title|jot down)\s*:?\s*$",
+    re.I,
+)
 _SAYING = frozenset("create creating new ought read reads says rename note called named".split())
-_UNITS = frozenset("week weeks day days month months hour hours year years am pm".split())
 _APOSTROPHES = "'\u2019"
 _QUOTES = ('"', "'", "\u201c", "\u2018")
 
@@ -78,10 +89,11 @@ def _quoted(title: str, text: str) -> str:
     """What stands between quotation marks, where the title is a piece of that sentence and of no
     other such: whoever quotes says the title."""
     for sentence in re.split(r"(?<=[.!?;])\s+", text):
-        quotes = [next(filter(None, found)) for found in _BETWEEN.findall(sentence)]
-        if len(quotes) == 1 and len(quotes[0].split()) > 1:
-            if title.casefold() in sentence.casefold():
-                return quotes[0].strip(" .,")
+        quotes = list(_BETWEEN.finditer(sentence))
+        if len(quotes) == 1 and _CALLED.search(sentence[: quotes[0].start()]):
+            said = next(filter(None, quotes[0].groups()))
+            if len(said.split()) > 1 and title.casefold() in sentence.casefold():
+                return said.strip(" .,")
     return ""
 
 
@@ -125,7 +137,7 @@ def _begin(first: int, text: str, said: Sequence[re.Match[str]]) -> int:
     begin = first
     while begin and first - begin < LONGEST:
         gap, before = text[said[begin - 1].end() : said[begin].start()], _fold(said[begin - 1][0])
-        if gap.strip() == ":":
+        if gap == ": ":
             return begin
         if gap.strip(_APOSTROPHES) != " " or before in _END | _SAYING:
             return first
@@ -141,6 +153,8 @@ def _end(last: int, text: str, said: Sequence[re.Match[str]], quoted: bool) -> i
         joined = gap == " " or (not quoted and gap.strip(_APOSTROPHES) == " ")
         if joined and _counts(at, said):
             return at  # "the locks on flat 3"
+        if joined and word in _CLAUSE:
+            return last  # "fix the fence Dave is coming": what was found begins another sentence
         if not joined or word in _END or _DATE.fullmatch(word):
             break
         end = at
@@ -154,7 +168,5 @@ def _end(last: int, text: str, said: Sequence[re.Match[str]], quoted: bool) -> i
 def _counts(at: int, said: Sequence[re.Match[str]]) -> bool:
     """Whether a word is a number that belongs to the noun before it: "flat 3", "chapter two"."""
     word, before = _fold(said[at][0]), _fold(said[at - 1][0])
-    after = _fold(said[at + 1][0]) if at + 1 < len(said) else ""
     number = word in _COUNTS - {"same", "few", "couple"} or re.fullmatch(r"\d{1,4}", word)
-    noun = before not in _LINK | _LOOSE | _END | _COUNTS and not before.isdigit()
-    return bool(number) and noun and (not after or after in _LINK | _END - _UNITS - _MONTHS)
+    return bool(number) and before in _NUMBERED
