@@ -163,8 +163,8 @@ def test_a_deletion_is_of_what_the_deleting_words_are_about():
     assert not refused("the library books are back, so delete it", 7)
     assert not refused("delete the brushes, and the gym one as well", 5)
     tasks = [{"task_id": 1, "title": "Take out the bins"}, {"task_id": 2, "title": "Wash the car"}]
-    assert guardrails.deleted("we sold the car, so take it off", tasks) == {2}
-    assert guardrails.deleted("delete everything except the car", tasks) == set()
+    assert guardrails.targets("we sold the car, so take it off", tasks) == {2}
+    assert guardrails.targets("delete everything except the car", tasks) == set()
     assert not refused("delete it", 7) and not refused("delete 7", 7) and refused("delete 7", 1)
 
 

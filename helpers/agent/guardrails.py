@@ -274,37 +274,39 @@ def ended(text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Task]) 
     """
     tasks = list(tasks)
     over = reported(text, tasks, topic(heard, tasks))
-    parts = re.split(r"[,;:.!?\n]+|\b(?:and|but|so)\b", text)
-    named = [(part, set(meant(part, tasks)) | numbers(part)) for part in parts]
-    spoken = {number for _, numbers_ in named for number in numbers_}
+    reopened = targets(text, tasks, REOPENING)
+    told: dict[int, list[str]] = {}  # what is said of each; also what is negated
+    for part in re.split(r"[,;:.!?\n]+|\b(?:and|but|so)\b", text):
+        for number in numbers(part) | set(meant(part, tasks)):
+            told.setdefault(number, []).append(part.strip())
 
     def check(call: ToolCall) -> str | None:
         number, given = call.arguments.get("task_id"), call.arguments
         if call.name == "complete_task":
-            if number in deleted(text, tasks, REOPENING):
-                return "It says that something is not done after all."
-            said = [part for part, numbers_ in named if number in numbers_]
-            open_ = [part for part in said if _TO_DO.search(part)]
-            if over and number not in spoken | over.keys():
+            if number in reopened:
+                return f"It says that task {number} is not done after all."
+            if over and number not in told.keys() | over.keys():
                 return f"It says that task {min(over)} is done: {over[min(over)].strip()}."
-            if open_ and number not in over:
-                return f"Of task {number} it says: {open_[0].strip()}."
-        elif number in over and call.name == "update_task":
-            when = given.keys() <= {"task_id", "due", "status"}
-            if when and given.get("status") != "completed":
+            still = [part for part in told.get(number, ()) if _TO_DO.search(part)]
+            return (
+                f"Of task {number} it says: {still[0]}." if still and number not in over else None
+            )
+        only_when = given.keys() <= {"task_id", "due", "status"}
+        if number in over and call.name == "update_task" and only_when:
+            if given.get("status") != "completed":
                 return f"It says that task {number} is done: {over[number].strip()}."
         return None
 
     return check
 
 
-def deleted(text: str, tasks: Iterable[Task], asks: re.Pattern[str] = DELETING) -> set[int]:
-    """The tasks that the deleting parts of a request name, or the parts before those.
+def targets(text: str, tasks: Iterable[Task], asks: re.Pattern[str] = DELETING) -> set[int]:
+    """The tasks named by the parts of a request that ask for something, or by those before them.
 
     Args:
         text: What the person said.
         tasks: The tasks there are.
-        asks: What asking for it looks like.
+        asks: What asking for it looks like; for a deletion by default.
     """
     tasks = list(tasks)
     last: set[int] = set()
@@ -334,7 +336,7 @@ def meant_deletion(text: str, tasks: Iterable[Task]) -> Check:
         tasks: The tasks there are.
     """
     tasks = list(tasks)
-    wanted = deleted(text, tasks)
+    wanted = targets(text, tasks)
     beside = {  # "delete that, and the lamp as well"
         number
         for part in asking_parts(text)

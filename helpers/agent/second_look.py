@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 
-from helpers.agent.guardrails import NOBODY, OTHERS, OVER, POINTING, UNCLEAR, deleted
+from helpers.agent.guardrails import NOBODY, OTHERS, OVER, POINTING, UNCLEAR, targets
 from helpers.agent.pointing import (
     THE_DONE,
     WHEN,
@@ -63,7 +63,7 @@ def overlooked(
     if _CLEARING.fullmatch(text) and (left := pointed_at(text, (), tasks)) is not None:
         return [f"delete task {number}" for number in sorted(left)]
     kept = [call for call in calls if call["name"] == "delete_task" and not call["done"]]
-    other = deleted(text, tasks) & {task["task_id"] for task in tasks} if kept else set()
+    other = targets(text, tasks) & {task["task_id"] for task in tasks} if kept else set()
     if len(other) == 1:
         return [f"delete task {min(other)}"]  # the model took another
     if not any(call["done"] for call in calls):
