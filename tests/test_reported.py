@@ -146,6 +146,19 @@ def test_of_what_is_done_no_other_call_is_believed():
     assert check(ToolCall("update_task", {"task_id": 2, "due": "friday"})) is None
 
 
+def test_a_title_without_words_is_no_reason_to_fail():
+    tasks = [{"task_id": 1, "title": "\U0001f389", "status": "pending"}]
+    assert reported("paid it", tasks, 1) == {} == reported("done!", tasks, 1)
+    assert titles.whole("\U0001f389", "add \U0001f389") == "\U0001f389"
+
+
+def test_a_report_is_no_deletion():
+    call = ToolCall("delete_task", {"task_id": 5})
+    assert "is done" in guardrails.ended("gym cancelled, 32 a month saved", [], TASKS)(call)
+    assert guardrails.ended("gym cancelled, so delete it", [], TASKS)(call) is None
+    assert guardrails.ended("delete the gym one", [], TASKS)(call) is None
+
+
 def test_nothing_is_completed_that_is_opened_again_and_no_title_changes_unasked():
     check = guardrails.ended("I ticked off the brushes, put that back to pending", [], TASKS)
     assert "not done after all" in check(ToolCall("complete_task", {"task_id": 4}))

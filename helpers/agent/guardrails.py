@@ -275,6 +275,7 @@ def ended(text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Task]) 
     tasks = list(tasks)
     over = reported(text, tasks, topic(heard, tasks))
     reopened = targets(text, tasks, REOPENING)
+    deleting = {part for part in asking_parts(text) if DELETING.search(part)}
     told: dict[int, list[str]] = {}  # what is said of each; also what is negated
     for part in re.split(r"[,;:.!?\n]+|\b(?:and|but|so)\b", text):
         for number in numbers(part) | set(meant(part, tasks)):
@@ -288,13 +289,15 @@ def ended(text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Task]) 
             if over and number not in told.keys() | over.keys():
                 return f"It says that task {min(over)} is done: {over[min(over)].strip()}."
             still = [part for part in told.get(number, ()) if _TO_DO.search(part)]
-            return (
-                f"Of task {number} it says: {still[0]}." if still and number not in over else None
-            )
+            if still and number not in over:
+                return f"Of task {number} it says: {still[0]}."
+            return None
         only_when = given.keys() <= {"task_id", "due", "status"}
-        if number in over and call.name == "update_task" and only_when:
-            if given.get("status") != "completed":
-                return f"It says that task {number} is done: {over[number].strip()}."
+        other = call.name == "update_task" and only_when and given.get("status") != "completed"
+        # "Gym cancelled" reports "Cancel gym", and asks for no deletion.
+        kept = call.name == "delete_task" and deleting <= {over.get(number, "").strip()}
+        if number in over and (other or kept):
+            return f"It says that task {number} is done: {over[number].strip()}."
         return None
 
     return check

@@ -77,7 +77,7 @@ _NOW = (
     r"(?: (?:now|again|already|at last|too|as well|today|yesterday|finally|to \w+(?: \w+)?"
     r"|this \w+|just now|last night|on \w+day|(?:at|with|in|from) (?:the )?\w+(?: \w+)?))*$"
 )
-# How things are when that has been done to them which the first word of a title says.
+# How things are when that has been done to them which a title says.
 _STATES = tuple(
     (
         frozenset(map(stem, verbs.split())),
@@ -186,10 +186,8 @@ def says_done(part: str, title: str) -> bool:
         return True
     if _as_told(plain, named):
         return True
-    both = len(telling(part) & telling(title)) + len(
-        {w for w in words(part) if w.isdigit()} & set(named)
-    )
-    return both > 1 and bool(_HAS.search(plain)) and not _DAY.search(plain)
+    shared = telling(part) & telling(title) | {w for w in said if w.isdigit()} & set(own)
+    return len(shared) > 1 and bool(_HAS.search(plain)) and not _DAY.search(plain)
 
 
 def _another(said: list[str], own: list[str], deeds: set[str]) -> bool:
@@ -265,7 +263,7 @@ def _plain(part: str) -> str:
 def _past(said: list[str], own: list[str]) -> set[str]:
     """The stems of the verbs in the past, without what is a word of the title as well: "the broken
     lamp"; but "Get the slip signed" is done when it is signed."""
-    got = own[0] in ("get", "have")
+    got = own[:1] in (["get"], ["have"])
     return {stem(word) for word in said if is_past(word) and (got or word not in own)}
 
 
