@@ -38,6 +38,7 @@ TASKS = [
         ("library books went back yesterday", None, {7}),
         ("phoned the boiler man, tap thawed", None, {2, 3}),
         ("the hymns, well, that's sorted", None, {1}),
+        ("Moved house, so that's done", None, set()),  # no cows
         ("the hymns are almost chosen", None, set()),
         ("the tap is running again but only just", None, set()),
         ("have the hymns been chosen?", None, set()),

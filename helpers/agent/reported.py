@@ -142,14 +142,15 @@ def reported(
         for part in asking_parts(sentence):
             if surely_creates(part):
                 break  # what follows may belong to the new task
-            if here := meant(part, tasks):
+            if _THAT.fullmatch(part):
+                sure = bool(last) and len(named) == 1 and not _UNSURE.search(last)
+                sure = sure and bool(_things(last, there[named[0]]["title"]))
+            elif here := meant(part, tasks):
                 spoken, named, last = [*named, topic], here, part
                 title = there[here[0]]["title"]
                 sure = len(here) == 1 and says_done(part, title)
                 known = len(here) == 1 and here[0] in spoken  # "the slip. dad just signed it"
                 sure = sure or (known and _names_only_the_deed(part, title))
-            elif _THAT.fullmatch(part):
-                sure = bool(last) and len(named) == 1 and not _UNSURE.search(last)
             else:
                 if not (len(named) == 1 and _IT.search(part)):
                     named = [topic] if topic in there else []
@@ -172,8 +173,7 @@ def says_done(part: str, title: str) -> bool:
         if not any(_akin(stem(found[0].casefold()), word) for word in named):
             return False
     said, own = words(part), words(title)
-    deeds = _past(said, own)
-    thing = (telling(part) & telling(title)) - deeds
+    deeds, thing = _past(said, own), _things(part, title)
     if not thing or _TO_US.search(part) or _another(said, own, deeds):
         return False  # "paid" alone may be about any bill
     plain = _plain(part)
@@ -249,6 +249,11 @@ def _names_only_the_deed(part: str, title: str) -> bool:
     if any(_akin(deed, word) for deed in deeds for word in named):
         return telling(part) <= deeds | _FILLING or bool(_IT.search(part))
     return bool(_IT.search(part)) and _as_told(_plain(part), named)
+
+
+def _things(part: str, title: str) -> set[str]:
+    """The words of a title that a part names, without what was done."""
+    return (telling(part) & telling(title)) - _past(words(part), words(title))
 
 
 def _as_told(plain: str, named: list[str]) -> bool:
