@@ -77,6 +77,7 @@ ASKED = [said("when is the oil due?"), {"role": "assistant", "content": "Sorry."
         ("same for the oil, but on the 7th please", [result(1)], MOVED, None),
         ("OK, make it urgent", ASKED, (), "task 3: OK, make it urgent"),
         ("OK, thank you", ASKED, (), None),
+        ("make it friday not monday", ASKED, (), "task 3: make it friday not monday"),
         ("is it late?", ASKED, (), None),
         ("make it urgent", [said("the oil is due friday"), result(3)], (), None),
         ("delete both low ones, please", [], (), "delete task 2 and task 3, please"),

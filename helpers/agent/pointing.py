@@ -314,10 +314,10 @@ def in_full(
     text = _SAME_DAY.sub(lambda day: _day(day, heard, tasks), text)
     if surely_creates(text):
         return text
-    if _SWAP.search(text):
-        return "".join(
-            _swapped(sentence, heard, tasks) for sentence in re.split(r"(?<=[.!?;])(?=\s)", text)
-        )
+    sentences = re.split(r"(?<=[.!?;])(?=\s)", text)
+    swapped = "".join(_swapped(sentence, heard, tasks) for sentence in sentences)
+    if swapped != text:
+        return swapped
     named, way = _found(text, heard, tasks)
     if named and way and way is not _PLACE:
         who = " and ".join(f"task {number}" for number in sorted(named))
