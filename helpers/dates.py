@@ -16,8 +16,9 @@ from collections.abc import Callable
 
 _WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 _MONTHS = [name.lower() for name in calendar.month_name if name]
-_D = "(" + "|".join(_WEEKDAYS) + ")"
-_M = "(" + "|".join(_MONTHS) + ")"
+WEEKDAY = "(?:" + "|".join(_WEEKDAYS) + ")"
+MONTH = "(?:" + "|".join(_MONTHS) + ")"
+_D, _M = WEEKDAY.replace("?:", ""), MONTH.replace("?:", "")
 
 _NO_DATE = ("none", "no due date", "no date", "no deadline", "null", "never")
 

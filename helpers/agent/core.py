@@ -253,22 +253,26 @@ class TaskAgent:
         of one that is about a task of its own: "tap is fixed, sunscreen bought". Where a new task
         is wanted, there is none to be in view, and nothing new to ask if nothing was said before.
         """
-        turn = now.turn
-        made = {call["result"]["task_id"] for call in turn.done if call["name"] == "create_task"}
-
-        def tasks() -> list[dict[str, Any]]:
-            return [t for t in self.store.list()["tasks"] if t["task_id"] not in made]
-
-        for number in reported.reported(turn.request, tasks(), now.topic):
+        turn, tasks = now.turn, self._old_tasks(now.turn)
+        told = reported.reported(turn.request, tasks, now.topic)
+        for number in told:
             await self._once_more(now, f"task {number} is done")
+        if told:
+            tasks = self._old_tasks(turn)
+        seen = turn.remembered if surely_creates(turn.request) else tasks
         parts = (
-            second_look.overlooked(turn.request, turn.calls, tasks(), now.topic, now.pointed)
-            if (turn.remembered if surely_creates(turn.request) else tasks())
+            second_look.overlooked(turn.request, turn.calls, tasks, now.topic, now.pointed)
+            if seen
             else []
         )
         for part in parts:
             await self._once_more(now, part)
         now.text = turn.request
+
+    def _old_tasks(self, turn: Turn) -> list[dict[str, Any]]:
+        """The tasks there are, without those that the turn has made."""
+        made = {call["result"]["task_id"] for call in turn.done if call["name"] == "create_task"}
+        return [task for task in self.store.list()["tasks"] if task["task_id"] not in made]
 
     async def _once_more(self, now: _Now, text: str) -> None:
         """Ask in other words; what was done then counts, what was said only if something was."""

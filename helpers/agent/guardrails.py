@@ -27,7 +27,7 @@ from helpers.asked import (
     titled,
     words,
 )
-from helpers.dates import parse_due
+from helpers.dates import WEEKDAY, parse_due
 from helpers.mcp_server import MAX_REQUEST
 from helpers.resilience import plain_rule, said_title
 from helpers.tasks import TaskError
@@ -230,13 +230,6 @@ def planned(text: str) -> Check:
     return check
 
 
-_TO_DO = re.compile(
-    r"\b(?:(?:has|have|needs?|ought|still) to|must|should|not|yet|(?:is|are|has|have)nt"
-    r"|\w+n['\u2019]t)\b(?! (?:be )?(?:tick\w*|check\w*|cross\w*|mark\w*|closed?)\b)",
-    re.I,
-)
-
-
 _NAMES = re.compile(
     r"->|\u2192|[:\"\u201c]|(?<!\w)'|\b(?:renam|re-?titl|titl|call|names?\b|named\b|naming\b|chang"
     r"|correct|fix|replac|instead|edit|re-?word|word|spel|read|say|ma(?:ke|de)\b|update|updating"
@@ -260,6 +253,13 @@ def named_anew(text: str) -> Check:
         return None
 
     return check
+
+
+_TO_DO = re.compile(
+    r"\b(?:(?:has|have|needs?|ought|still) to|must|should|not|yet|(?:is|are|has|have)nt"
+    r"|\w+n['\u2019]t)\b(?! (?:be )?(?:tick\w*|check\w*|cross\w*|mark\w*|closed?)\b)",
+    re.I,
+)
 
 
 def ended(text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Task]) -> Check:
@@ -357,10 +357,7 @@ def meant_deletion(text: str, tasks: Iterable[Task]) -> Check:
 
 
 # What may be a date; whether it is one, nobody has to know here.
-_DATED = re.compile(
-    r"\b(?:\d{1,2}(?:st|nd|rd|th)|(?:mon|tues|wednes|thurs|fri|satur|sun)day|today|tomorrow)\b",
-    re.I,
-)
+_DATED = re.compile(rf"\b(?:\d{{1,2}}(?:st|nd|rd|th)|{WEEKDAY}|today|tomorrow)\b", re.I)
 
 
 def own_date(text: str, tasks: Iterable[Task]) -> Check:
@@ -437,8 +434,10 @@ _LISTING = re.compile(r"\b(?:things|tasks|items|ones|jobs|remember|note)\b[^:]*:
 def _asked_of(text: str) -> tuple[set[str], set[str]]:
     """The words before the first sentence that may ask for a new task, and its own."""
     sentences = re.split(r"[.!?\n]+(?:\s+|$)", text)
-    asks = [surely_creates(said) or bool(_LISTING.search(said)) for said in sentences]
-    at = asks.index(True) if True in asks else len(sentences)
+    asking = (
+        i for i, said in enumerate(sentences) if surely_creates(said) or _LISTING.search(said)
+    )
+    at = next(asking, len(sentences))
     own = telling(" ".join(sentences[at : at + 1])) - telling("add put remind create")
     return telling(" ".join(sentences[:at])), own
 

@@ -23,7 +23,7 @@ from helpers.asked import (
     titled,
     words,
 )
-from helpers.dates import parse_due
+from helpers.dates import MONTH, WEEKDAY, parse_due
 from helpers.settings import today
 
 Message = Mapping[str, Any]
@@ -255,13 +255,9 @@ def topic(heard: Sequence[Message], tasks: Iterable[Task]) -> int | None:
     return min(found) if len(found) == 1 and found <= there else None
 
 
-_WEEKDAY = r"(?:mon|tues|wednes|thurs|fri|satur|sun)day"
-_MONTH = (
-    r"(?:january|february|march|april|may|june|july|august|september|october|november|december)"
-)
 WHEN = (  # the plainest dates
-    rf"(?:the )?\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {_MONTH}|{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?\b"
-    rf"|the \d{{1,2}}(?:st|nd|rd|th)\b|{_WEEKDAY}\b|today\b|tomorrow\b|the end of the month"
+    rf"(?:the )?\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {MONTH}|{MONTH} \d{{1,2}}(?:st|nd|rd|th)?\b"
+    rf"|the \d{{1,2}}(?:st|nd|rd|th)\b|{WEEKDAY}\b|today\b|tomorrow\b|the end of the month"
 )
 
 # --- put into the text that the model reads -------------------------------------------------

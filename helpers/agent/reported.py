@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from helpers.asked import asking_parts, is_past, meant, stem, surely_creates, telling, words
+from helpers.dates import WEEKDAY
 
 # Whoever says one of these does not say for certain that something is over.
 _UNSURE = re.compile(
@@ -25,7 +26,7 @@ _UNSURE = re.compile(
     r"|delet\w*|remov\w*|scrap\w*|drop\w*|mov(?:e|ed|ing)|push\w*|postpon\w*|resched\w*|set"
     r"|mak(?:e|ing)|chang(?:e|ing)|add|back to|reopen\w*|due|last (?:year|time)"
     r"|(?:years?|months?) ago|get|to be|being|lets|let['\u2019]s|please|pls|by (?:the|noon|\d\S*)"
-    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)days?"
+    rf"|{WEEKDAY}s?"
     r"|\d{1,2}(?:st|nd|rd|th)|bump\w*|rais\w*|lower\w*|priority|urgent|high|medium|low|remaining"
     r"|percent|basically|practically|barely|nowhere|thirds?|quarter|for (?:today|now)|missing"
     r"|fully|booked (?:up|out|solid))\b|[?%]",
@@ -113,7 +114,7 @@ _ALIKE = tuple(
 _UNCHANGED = frozenset("cut set reset put read shut split hit clean tidy dry empty open".split())
 _IT = re.compile(r"\b(?:it|them|those)\b", re.I)
 _HAS = re.compile(r"\b(?:has|have|got) (?:all )?(?:his|her|their|its|our|my)\b(?! own)")
-_DAY = re.compile(r"\bon\b|\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b")
+_DAY = re.compile(rf"\bon\b|\b{WEEKDAY}\b")
 _FILLING = telling(
     "just now today already finally well yes right yesterday this morning afternoon lunch last"
     " night him her them it one everyone okay good great ago hour minute been myself"
@@ -168,11 +169,11 @@ def says_done(part: str, title: str) -> bool:
         part: The part.
         title: Of the task that it names.
     """
-    named = [stem(word) for word in words(title)]
+    said, own = words(part), words(title)
+    named = [stem(word) for word in own]
     for found in _UNSURE.finditer(part):  # "moved" is one of those, and reports "Move the cows"
         if not any(_akin(stem(found[0].casefold()), word) for word in named):
             return False
-    said, own = words(part), words(title)
     deeds, thing = _past(said, own), _things(part, title)
     if not thing or _TO_US.search(part) or _another(said, own, deeds):
         return False  # "paid" alone may be about any bill
@@ -181,8 +182,7 @@ def says_done(part: str, title: str) -> bool:
         return True
     if any(_akin(deed, word) for deed in deeds for word in _told(named)):
         return not _called(said, deeds, thing)
-    verb = words(title)[0]
-    if verb in _UNCHANGED and re.search(rf"{_BEEN}(?: \w+)? {verb}\b", plain):
+    if own[0] in _UNCHANGED and re.search(rf"{_BEEN}(?: \w+)? {own[0]}\b", plain):
         return True
     if _as_told(plain, named):
         return True
