@@ -354,6 +354,9 @@ def _affirmed(part: str) -> str:
     said = _plain(re.sub("->|=>|\u2192", " to ", said)).replace("_", " ")
     said = " ".join(_SLIPS.get(word, word) for word in said.split())
     said = re.sub(rf"\b(?:{_NOT}|do not|must not|not to) forget\b", "remember", said)
+    said = re.sub(
+        r"\b(back (?:to|as)(?: being)?) not (?:yet )?(?:done|finished)\b", r"\1 pending", said
+    )
     for negated in (_NEGATED, _NEGATED_VALUE):
         said = negated.sub(lambda found: re.sub(r"\b(?=\w)", "_", found[0]), said)
     return said

@@ -439,7 +439,8 @@ _NO_NEED = (
 )
 DELETING = re.compile(
     r"\b(?:del|delet\w*|remov(?!al)\w*|eras\w*|drop|dropping|discard\w*|trash\w*|toss\w*|scrap\w*"
-    r"|ditch|bin|eliminat\w*|purg\w*|nuk\w*|wip(?:e|ing)|kill\w*|axe|cancel\w*|forget|rid|throw"
+    r"|ditch|bin|eliminat\w*|purg\w*|nuk\w*|wip(?:e|ing)|kill\w*|axe|cancel\w*|rid|throw"
+    r"|forget(?! (?:that |what )?i (?:\w+ )?(?:said|asked|mentioned|told|wrote))"
     r"|clear|clearing|strik\w*|struck|scratch|chuck|zap\w*|lose|abandon\w*|away with|be off"
     r"|call(?:ed)? off|rm|dlt|withdraw\w*|retract\w*|revok\w*|expung\w*|annul\w*|obliterat\w*"
     r"|eradicat\w*|scrub|cut|vanish\w*|dustbin|the garbage|shot of|dispense with|rub out"

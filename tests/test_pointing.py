@@ -36,6 +36,12 @@ def did(name: str, number: int, **values: str) -> dict:
     return {"name": name, "arguments": {"task_id": number, **values}, "done": True}
 
 
+def made(number: int, title: str, due: str | None) -> dict:
+    given = {"title": title} | ({"due": due} if due else {})
+    call = {"name": "create_task", "arguments": given, "done": True}
+    return call | {"result": {"task_id": number}}
+
+
 DONE = [did("complete_task", 1)]
 MOVED = [did("update_task", 1, due="friday")]
 ASKED = [said("when is the oil due?"), {"role": "assistant", "content": "Sorry."}]
@@ -86,7 +92,7 @@ ASKED = [said("when is the oil due?"), {"role": "assistant", "content": "Sorry."
         ("delete the low one", [], (), None),  # there are two
         ("are the low ones late?", [], (), None),
         ("Sorry, I meant diesel not oil.", [said("order oil"), result(3)], (),
-         " rename task 3 to Order heating diesel."),
+         ' rename task 3 to "Order heating diesel".'),
         ("no, order the gas not the oil", [], (), None),  # two tasks
         ("sorry I could not order it", [result(3)], (), None),
         ("sorry, it's not oil but wood", [result(3)], (), None),
@@ -96,7 +102,8 @@ ASKED = [said("when is the oil due?"), {"role": "assistant", "content": "Sorry."
         ("delete all low tasks without a date", [], (), None),
         ("same for the oil, don't move it though", [result(1)], MOVED, None),
         ("order heating oil too", [result(1)], DONE, None),  # a wish, or a report?
-        ("No wait, it's petrol instead of oil", [], (), " rename task 3 to Order heating petrol."),
+        ("No wait, it's petrol instead of oil", [], (),
+         ' rename task 3 to "Order heating petrol".'),
         ("it's petrol, not oil", [], (), None),  # a correction, or a remark?
         ("sorry, the gas meter not the meter", [], (), None),  # which of them?
         ("sorry, friday not oil", [], (), None),
@@ -248,6 +255,58 @@ def test_what_else_is_asked_for_once_more():
     assert look("gas and oil: both low", done, TASKS) == ["set task 3 to low priority"]
     assert look("both low", done, TASKS, pointed={1, 2}) == ["set task 2 to low priority"]
     assert look("both low", done, TASKS, pointed={1}) == []
+
+
+def test_what_a_date_that_is_none_took_with_it_is_asked_for_without_it():
+    look, none = second_look.overlooked, f"{guardrails.UNCLEAR} 'before lent'."
+    lost = refused("update_task", none, task_id=3, priority="high", due="before lent")
+    text = "gas meter is read. oil: high before lent"
+    assert look(text, [*DONE, lost], TASKS) == ["set task 3 to high priority"]
+    only_dated = refused("update_task", none, task_id=3, due="before lent")
+    assert look("gas meter is read. oil before lent", [*DONE, only_dated], TASKS) == []
+    repaired = did("update_task", 3, priority="high")
+    assert look(text, [*DONE, lost, repaired], TASKS) == []
+
+    text = "to do: buy bread before lent, sweep the yard friday, dust friday"
+    lost = refused("create_task", none, title="buy bread", due="before lent")
+    assert look(text, [lost], TASKS) == [text.replace("before lent", "")]
+    one, two = made(8, "sweep the yard", "friday"), made(9, "dust", "friday")
+    assert look(text, [lost, one], TASKS) == ["add a task: buy bread"]
+    assert look(text, [lost, one, two], TASKS) == ["add a task: buy bread, due friday"]
+    assert look(text, [lost, one, made(9, "buy bread", None)], TASKS) == []
+    invented = refused("create_task", none, title="buy wine", due="before lent")
+    assert look(text, [invented, one], TASKS) == []
+
+
+def test_a_change_of_another_task_is_made_with_the_one_that_is_named():
+    look = second_look.overlooked
+    other = refused("update_task", f"{guardrails.NOBODY} 1.", task_id=1, due="the 20th")
+    assert look("oil can wait until the 20th", [other], TASKS) == ["move task 3 to the 20th"]
+    # What is reported is no plan, and a deletion is never worked out.
+    text = "oil was ordered on the 20th"
+    assert look(text, [other], TASKS) == [f"task 3: {text}"]
+    text = "oil can wait until the 20th"
+    gone = refused("delete_task", f"{guardrails.NOBODY} 1.", task_id=1)
+    assert "delete task 3" not in look(text, [gone], TASKS)
+
+
+def test_a_deadline_that_stands_alone_is_of_the_one_task_that_was_changed():
+    look, high = second_look.overlooked, [did("update_task", 3, priority="high")]
+    high[0]["result"] = {"task_id": 3}
+    for text in ("oil is high now, and by the 22nd pls", "oil to high, due the 22nd"):
+        assert look(text, high, TASKS) == ["move task 3 to the 22nd"]
+    for text in ("oil is high now, see you by the 22nd hour", "oil to high, not by the 22nd"):
+        assert look(text, high, TASKS) == []
+
+
+def test_what_is_put_back_is_asked_for_once_more_and_not_completed():
+    tasks = [*TASKS[:2], {**TASKS[2], "status": "completed"}]
+    text = "I ticked off the oil but nobody came. Put that one back to not done, also for friday"
+    dated = [did("update_task", 3, due="friday")]
+    assert second_look.overlooked(text, dated, tasks) == ["set task 3 back to pending"]
+    assert second_look.overlooked(text, dated, TASKS[:3]) == []
+    problem = guardrails.ended(text, [], TASKS[:3])(ToolCall("complete_task", {"task_id": 3}))
+    assert problem == "It says that task 3 is not done after all."
 
 
 def test_completed_tasks_are_cleared_only_where_that_is_all_that_is_asked():

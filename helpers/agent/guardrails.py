@@ -318,7 +318,7 @@ def targets(text: str, tasks: Iterable[Task], asks: re.Pattern[str] = DELETING) 
         rest = asks.sub(" ", part)  # "take it off" names no "Take out the bins"
         last = (numbers(part) | set(meant(rest, tasks))) or last
         if asks.search(part):
-            if _BESIDE.search(part):
+            if _BESIDE.search(rest):
                 return set()  # "everything except the car", "the one after the dentist"
             found |= last
     return found

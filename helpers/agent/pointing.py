@@ -337,8 +337,8 @@ _NAMING = re.compile(r"\b(?:renam\w*|titl\w*|call(?:ed)?|name)\b", re.I)
 
 
 def _swapped(sentence: str, heard: Sequence[Message], tasks: Sequence[Task]) -> str:
-    """ "rename task 5 to regas Scenic aircon" for "no, it's a Scenic not a Megane"; the sentence as
-    it was, where that is not certain."""
+    """The sentence with 'rename task 5 to "regas Scenic aircon"' in place of "it's a Scenic not a
+    Megane"; as it was, where that is not certain."""
     found = _SWAP.search(sentence)
     if not found or _NAMING.search(sentence) or not _CORRECTING.search(sentence):
         return sentence
@@ -354,7 +354,7 @@ def _swapped(sentence: str, heard: Sequence[Message], tasks: Sequence[Task]) -> 
     if len(having) != 1 or re.search(rf"\b{re.escape(new)}\b", having[0]["title"], re.I):
         return sentence
     title = re.sub(rf"\b{re.escape(old)}\b", lambda _: new, having[0]["title"], flags=re.I)
-    return f" rename task {having[0]['task_id']} to {title}."
+    return f' rename task {having[0]["task_id"]} to "{title}".'
 
 
 _NO_NAME = frozenset("its it's it\u2019s that's that\u2019s thats wait sorry oops no maybe".split())
@@ -459,7 +459,7 @@ def wish(did: Sequence[Call], named: Iterable[int]) -> str:
         return f"{who} {'are' if len(named) > 1 else 'is'} done"
     if name == "delete_task":
         return f"delete {who}"
-    if name != "update_task" or not values.keys() <= {"due", "priority"}:
+    if name != "update_task" or not values or not values.keys() <= {"due", "priority"}:
         return ""
     if values.get("due") == "none":
         return f"take the due date off {who}" if len(values) == 1 else ""

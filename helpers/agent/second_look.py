@@ -20,7 +20,17 @@ from helpers.agent.pointing import (
     says_it,
     wish,
 )
-from helpers.asked import asking_parts, bare_name, meant, only_asks, only_courtesy, titled
+from helpers.agent.reported import REOPENING
+from helpers.asked import (
+    asking_parts,
+    bare_name,
+    meant,
+    only_asks,
+    only_courtesy,
+    reports,
+    titled,
+    words,
+)
 
 # The whole request, so that "the finished ones from last week" or "I want them to stay" is none.
 _CLEARING = re.compile(
@@ -37,6 +47,8 @@ _NOT_SO = re.compile(r"\b(?:not|yet|still|left|open|next|then|to ?do|keep|later|
 _WANTED = re.compile(r"\b(?:wants?|needs?|due|ready|deadline|must|(?:has|have|got) to)\b", re.I)
 _NOT = re.compile(r"\b(?:not|no|never|cannot|cant)\b|n['\u2019]t\b", re.I)
 _DEADLINE = re.compile(rf"\bby ({WHEN})", re.I)
+# A part that is nothing but a date: "make it high, and by the 22nd please".
+_DATED = re.compile(rf"\W*(?:by|due|for) ({WHEN})(?:,? (?:please|pls|then|too))*\W*", re.I)
 _MANY = re.compile(r"\b(?:both|all|each|them|those|these|the two)\b", re.I)
 
 
@@ -69,7 +81,8 @@ def overlooked(
     if not any(call["done"] for call in calls):
         return _all(text, calls, tasks, topic)
     found = _left(text, calls, tasks, pointed or set())
-    return [part for part in (*found, _deadline(text, calls)) if part]
+    found += [_dateless(call, calls, text) for call in calls if UNCLEAR in _why(call)]
+    return [part for part in (*found, _deadline(text, calls), *_reopened(text, tasks)) if part]
 
 
 def _all(text: str, calls: Sequence[Call], tasks: Sequence[Task], topic: int | None) -> list[str]:
@@ -82,13 +95,18 @@ def _all(text: str, calls: Sequence[Call], tasks: Sequence[Task], topic: int | N
     if not named and topic and calls and says_it(text):
         return [f"task {topic}: {text}"]
     given = [call["arguments"] for call in calls if isinstance(call["arguments"], dict)]
+    undated = text
+    for call in calls:
+        if UNCLEAR in _why(call) or OVER in _why(call):
+            undated = undated.replace(call["arguments"]["due"], "")
     if len(named) == 1 and calls:
         number = min(named)
-        for call in calls:
-            if UNCLEAR in _why(call) or OVER in _why(call):
-                return [f"task {number}: {text.replace(call['arguments']['due'], '')}"]
+        if undated != text:
+            return [f"task {number}: {undated}"]
         if any(arguments.get("task_id") != number for arguments in given):
-            return [f"task {number}: {text}"]
+            return [_of_another(text, calls, number) or f"task {number}: {text}"]
+    if undated != text and all(call["name"] == "create_task" for call in calls):
+        return [undated]
     points = POINTING.search(text) or points_beside(text)
     return [text] if named or not points else []
 
@@ -134,6 +152,41 @@ def _left(text: str, calls: Sequence[Call], tasks: Sequence[Task], pointed: set[
     return found
 
 
+def _of_another(text: str, calls: Sequence[Call], number: int) -> str:
+    """What a call would have done with another task, for the one that the request names; empty
+    where that is not plain."""
+    moved = [c for c in calls if c["name"] == "update_task" and NOBODY in _why(c)]
+    if len(moved) != 1 or any(map(reports, asking_parts(text))):
+        return ""
+    return wish(moved, [number])
+
+
+def _dateless(call: Call, calls: Sequence[Call], text: str) -> str:
+    """What a call that was refused for its date asks for without it: "make it medium before someone
+    breaks their neck"; empty where nothing is left, or where it was done all the same."""
+    done = [other["arguments"] for other in calls if other["done"]]
+    given = {key: value for key, value in call["arguments"].items() if key != "due"}
+    if call["name"] == "update_task":
+        treated = any(other.get("task_id") == given["task_id"] for other in done)
+        return "" if treated else wish([{**call, "arguments": given}], [given["task_id"]])
+    title = given.get("title", "")
+    made = any(set(words(title)) <= set(words(other.get("title", ""))) for other in done)
+    if made or not set(words(title)) <= set(words(text)):
+        return ""
+    dates = {other.get("due") for other in done}
+    due = f", due {min(dates)}" if len(done) > 1 and len(dates) == 1 and None not in dates else ""
+    return f"add a task: {title}{due}"
+
+
+def _reopened(text: str, tasks: Sequence[Task]) -> list[str]:
+    """Of tasks that the request puts back to pending and that are completed, that once more."""
+    completed = {task["task_id"] for task in tasks if task["status"] == "completed"}
+    return [
+        f"set task {number} back to pending"
+        for number in sorted(targets(text, tasks, REOPENING) & completed)
+    ]
+
+
 def _deadline(text: str, calls: Sequence[Call]) -> str:
     """The one deadline of a request, "she wants it by friday", for the one task that was made or
     changed for it; empty where that got a date."""
@@ -144,6 +197,7 @@ def _deadline(text: str, calls: Sequence[Call]) -> str:
         for date in _DEADLINE.findall(part)
         if _WANTED.search(part) and not _NOT.search(part)
     ]
+    said += [found[1] for part in asking_parts(text) if (found := _DATED.fullmatch(part))]
     if len(said) != 1 or len(done) != 1 or done[0]["name"] not in ("create_task", "update_task"):
         return ""
     dated = "due" in done[0]["arguments"]
