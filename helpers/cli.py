@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         "cases",
         nargs="?",
         help="dev (the default), dev2, dev3, test, nothing, or a file of JSON lines; "
-        "scenarios, scenarios_dev, _dev2, _dev3: the agent, on whole conversations",
+        "scenarios, scenarios_dev, _dev2 … _dev5: the agent, on whole conversations",
     )
     evaluate.add_argument("--model", help=f"name in model/, or a path (default {settings.MODEL})")
     evaluate.add_argument(
@@ -117,7 +117,12 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--failures", type=int, default=10, help="how many to show")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     evaluate.add_argument("--plot", type=Path, metavar="FILE", help="draw it: svg, png or pdf")
-    add("bench", "speed and memory; other arguments go to the benchmark")
+    add(
+        "bench",
+        "speed and memory; --storm: faults (L06); --load: many at once on the agent (L07)",
+        usage="python3 -m helpers bench [--pairs N] [--out FILE] | --storm | --load [--users N] "
+        "[--seconds S] [--every S] [--limit N] [--direct] [--out FILE]",
+    )
     _instructor_commands(add)
     return top
 

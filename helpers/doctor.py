@@ -92,7 +92,8 @@ TROUBLES = {
         "the course is not set up here yet", "python3 -m helpers lab",
         "The first command makes `.venv` in the course's folder, mostly by downloading. If it was "
         "interrupted, type the same again: it goes on. Behind a company's proxy set "
-        "`HTTPS_PROXY`, for a mirror of the package index `PIP_INDEX_URL`.",
+        "`HTTPS_PROXY`; for a mirror of the package index set both `PIP_INDEX_URL` and "
+        "`UV_DEFAULT_INDEX`, since pip brings uv and uv the rest.",
     ),
     "no-venv": Trouble(
         "Python cannot make environments", "venv", PROBLEM,

@@ -160,7 +160,7 @@ _COMMENTS = {
     "use_chat_completions_api": "also answer /v1/responses, through chat completions",
     "additional_drop_params": "llama.cpp's own options, which other servers may refuse",
     "drop_params": "leave out what this backend does not know",
-    "timeout": "seconds until an answer must be there (LiteLLM's default: 600)",
+    "timeout": "seconds until an answer must be there (LiteLLM's router waits 6000)",
     "stream_timeout": "seconds until the next piece of a streamed answer",
     "id": "comes back as the header x-litellm-model-id: who answered",
     "router_settings": "What happens when a backend fails.",

@@ -145,6 +145,7 @@ class _Server:
         self.model = model
         self._latency = latency
         self._script = script
+        self._backend_key = "none"
         self._backend = _v1(backend) if backend else None
         self._lock = threading.Lock()
         self._answered = 0
@@ -244,8 +245,9 @@ class _Server:
                 options = http_options(60, direct=True)
                 self._client = httpx.Client(**options, headers={"User-Agent": AGENT})
         url = f"{self._backend}/chat/completions"
+        headers = {"Authorization": f"Bearer {self._backend_key}"}
         try:
-            with self._client.stream("POST", url, json=body) as response:
+            with self._client.stream("POST", url, json=body, headers=headers) as response:
                 if response.status_code != 200:
                     raise _BackendError(response.status_code, response.read().decode())
                 for line in response.iter_lines():
@@ -383,6 +385,7 @@ class HostedStandIn(_Server):
         backend: URL of an OpenAI-compatible server for what the script does not answer.
         model: The name under which it pretends to have a model.
         backend_model: The name of the model at ``backend``.
+        backend_key: The bearer token that ``backend`` is sent.
         latency: Seconds that every answer takes longer, as a distance would make it.
 
     Attributes:
@@ -397,11 +400,13 @@ class HostedStandIn(_Server):
         backend: str | None = None,
         model: str = HOSTED_MODEL,
         backend_model: str = MODEL,
+        backend_key: str = "none",
         latency: float = 0.0,
     ) -> None:
         self.key = key
         self._backend_model = backend_model
         super().__init__(script, backend, model, latency)
+        self._backend_key = backend_key
 
     @property
     def url(self) -> str:

@@ -11,7 +11,7 @@
     python model/make.py --models task-api-model --mean OUT.gguf A.gguf=0.85 B.gguf=0.15
 
 How many tokens each model is trained on stands in train.py, and what that takes: minutes on a
-large GPU, more than a day on two cores, where `--tokens` or `--minutes` make less of it.
+large GPU, days on two cores, where `--tokens` or `--minutes` make less of it.
 Training goes on from its last checkpoint. A step whose input changed has to be asked for: the
 tokenizer is kept once it exists, because every checkpoint depends on it.
 """

@@ -100,6 +100,10 @@ def test_cost(said, answer, words):
     assert words in said("cost", answer)
 
 
+def unescaped(sent):
+    return json.dumps(sent, ensure_ascii=False).replace("\\", "")
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -116,7 +120,8 @@ def test_cost(said, answer, words):
             ],
             "once",
         ),
-        (lambda sent, secrets: {s for s in secrets if s in str(sent)}, "passed"),
+        (lambda sent, secrets: {s for s in secrets if s in str(sent)}, "JSON in JSON"),
+        (lambda sent, secrets: [s for s in secrets if s in unescaped(sent)], "passed"),
     ],
 )
 def test_leaked(said, answer, words):

@@ -71,7 +71,8 @@ def test_whose_fault(said):
             return "proxy"
         if error.status_code in (401, 403):
             return "key"
-        return "request" if error.status_code < 500 else "backend"
+        later = error.status_code in (408, 429) or error.status_code >= 500
+        return "backend" if later else "request"
 
     def no_status(error):
         return {400: "request", 401: "key"}.get(error.status_code, "backend")

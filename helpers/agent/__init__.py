@@ -2,6 +2,8 @@
 
 ``guardrails``  what a request and a call must keep to
 ``pointing``    what "the other one" or "same for the car" means, put into the text
+``reported``    which tasks a request reports as done
+``titles``      a title as far as it goes in the request
 ``second_look`` what a model overlooked, and how it is asked for once more
 ``memory``      conversations in SQLite, cut to what the model can read
 ``models``      who is asked, in which order, and who answered
@@ -11,5 +13,5 @@
 ``criteria``    the specification as checks, run against any of them, near or far
 ``export``      all of it as a folder that runs without a notebook
 
-``python -m helpers.agent --help`` runs it.
+``python -m helpers.agent`` runs it; ``--help`` says how.
 """

@@ -12,7 +12,7 @@
 ``GET /``  ``GET /docs``           a page to talk to the agent; these operations as a page
 =================================  ==========================================================
 
-All but the last three rows ask for the key: ``Authorization: Bearer …`` or ``X-API-Key: …``.
+All but the last four rows ask for the key: ``Authorization: Bearer …`` or ``X-API-Key: …``.
 """
 
 from __future__ import annotations

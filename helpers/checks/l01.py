@@ -192,6 +192,9 @@ def leaked(function: Callable) -> str:
         _calls(("list_tasks", {"status": "pending"})),
         {"role": "tool", "tool_call_id": "call_1", "content": str(Result(listed))},
     ]
+    quoted = 'read "Dune" again'
+    found = [{"role": "tool", "tool_call_id": "call_1",
+              "content": str(Result({"tasks": [{"task_id": 4, "title": quoted}]}))}]  # fmt: skip
     created = [
         {"role": "user", "content": "Note that"},
         _calls(("create_task", {"title": titles[2]})),
@@ -215,6 +218,16 @@ def leaked(function: Callable) -> str:
         elif isinstance(got, list) and len(got) > len(set(map(str, got))):
             text = "Name each title once."
         raise Hint(text, expected=expected, got=got, on=f"For {what}, your function")
+    said = [{"role": "user", "content": f"Note: {quoted}"}]
+    for what, sent in (("said", said), ("found", found)):
+        if list(got := call(function, [sent], [quoted]) or ()) != [quoted]:
+            raise Hint(
+                'Within JSON, a quotation mark is written \\"; within a tool result it is '
+                "JSON in JSON.",
+                expected=[quoted],
+                got=got,
+                on=f"For a title with quotation marks that was {what}, your function",
+            )
     return "It reads what your code sent, not only what the person typed."
 
 
