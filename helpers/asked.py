@@ -35,15 +35,15 @@ _DELETING = re.compile(
     r"|let (?:task )?\d+ go|leave (?:my|the) list|relieve my list|never existed"
     r"|never want to see|never have been added|should(?:nt| not) be on (?:my|the) list"
     r"|no longer has a place|(?:not|\w+nt|no longer|no) (?:\w+ ){0,3}?"
-    r"(?:need\w*|want\w*|requir\w*|relevant|happening|necessary|doing|keep|wanted|use))\b"
+    r"(?:need\w*|want\w*|requir\w*|relevant|happening|necessary|doing|keep|use))\b"
 )
 # A report of something done counts as well: "I watered the plants", "I paid the rent".
 _FINISHING = re.compile(
     r"\b(fin|fini\w*|finsh\w*|complet\w*|conclud\w*|done|did|close[ds]?|closing|tick\w*|check\w*"
-    r"|cross\w*|wrap\w*|sorted|mark\w* (?:\w+ ){0,3}off|accomplish\w*|handled|ready|over|behind"
+    r"|cross\w*|wrap\w*|mark\w* (?:\w+ ){0,3}off|accomplish\w*|ready|over|behind"
     r"|in the (?:bag|can|books|past|box|bank)|out of the way|off (?:my|the) (?:plate|list|desk)"
-    r"|knock\w*|nail\w*|kill\w*|crush\w*|smash\w*|ace[ds]?|sort|all set|polished|through|victory"
-    r"|achiev\w*|success\w*|resolv\w*|settled?|taken care|seen to|green|tied up|put to bed|dusted"
+    r"|knock\w*|nail\w*|kill\w*|crush\w*|smash\w*|ace[ds]?|sort|all set|through|victory"
+    r"|achiev\w*|success\w*|resolv\w*|settled?|taken care|seen to|green|tied up|put to bed"
     r"|dealt|dun|donezo|dunzo|to bed|bought|paid|wrote|written|sent|made|took|taken|sold|built|met"
     r"|went|gone|gave|brought|found|told|fed|swept|cut|hung|drove|ran|flew|spoke|spoken|taught|got"
     r"|held|kept|left|lent|lost|read|rode|said|saw|seen|sewn|shut|spent|won|(?!(?:need|want"
@@ -95,7 +95,7 @@ _UNDATED = re.compile(
 _VALUES = {
     "low": r"low\w*|un ?important|minor|trivial|least|back ?burner|depriori\w*|downgrad\w*|can wait"
     r"|whenever|no (?:rush|hurry|big deal)|nice to have|not \w*\s?(?:important|urgent|pressing)"
-    r"|\w+nt (?:\w+ )?(?:important|urgent|pressing|matter)|some ?day|bottom|relax\w*|calm|least"
+    r"|\w+nt (?:\w+ )?(?:important|urgent|pressing|matter)|some ?day|bottom|relax\w*|calm"
     r"|insignificant|far from urgent|(?:nothing|no longer|stopped being|not a|\w+nt a|zero|little"
     r"|no great) (?:urgen\w*|important|importance|pressing|priority)|reduce\w*|down|eventually"
     r"|leisurely|optional|less",
@@ -106,11 +106,11 @@ _VALUES = {
     r"|elevat\w*",
     "urgent": r"red alert|code red|stat|urgen\w*|asap|a s a p|critical\w*|immediate\w*|emergency"
     r"|now|right away|straight away|burning|top|highest|crucial\w*|pressing|everything|fire|hurry"
-    r"|cant wait|cannot wait|vital|p0|p1|max\w*|instantly|first|life|quick\w*|top|rush|wait"
+    r"|cant wait|cannot wait|vital|p0|p1|max\w*|instantly|first|life|quick\w*|rush|wait"
     r"|yesterday|pronto|once|soon\w*|alarm",
     "pending": r"pend\w*|to ?do|not (?:yet )?(?:started|begun|touched|done|finished|complete\w*"
     r"|over)|\w+nt (?:\w+ )?(?:start\w*|begun|begin|touch\w*|done|finish\w*|do|complete\w*)"
-    r"|re ?open\w*|open|back|undo\w*|undone|un ?finish\w*|in ?complete|restart|paus\w*|hold"
+    r"|re ?open\w*|open|back|undo\w*|un ?finish\w*|in ?complete|restart|paus\w*|hold"
     r"|wait\w*|stopp?\w*|halt\w*|park\w*|shelv\w*|un ?tick\w*|un ?check\w*|un ?complet\w*"
     r"|unmark\w*|reset|still|again|queue|suspend\w*|untouched|yet|not|later|mistake|premature"
     r"|outstanding|revert|restore",
@@ -152,7 +152,7 @@ _ASKING = re.compile(
 _VERBS = (
     r"(?:delet\w*|remov\w*|eras\w*|scrap\w*|trash\w*|bin|dump\w*|drop\w*|discard\w*|cancel\w*"
     r"|purg\w*|get rid|throw\w*|wip(?:e|ed|ing)|kill|clear\w*|toss\w*|ditch\w*|finish\w*"
-    r"|complet\w*|done|clos\w*|tick\w*|check\w*|cross\w*|mark\w*|wrap\w*|add|adding|added"
+    r"|complet\w*|done|clos\w*|tick\w*|check\w*|cross\w*|mark\w*|wrap\w*|add|adding"
     r"|creat\w*|make|making|put|set|chang\w*|mov(?:e|ed|ing)|renam\w*|retitl\w*|updat\w*|touch\w*"
     r"|postpon\w*|reopen\w*|forget|ready|over|gone|take|strike|cut|lose|call|remind\w*|did|do"
     r"|been|bought|paid|sent|written|(?!need|want|requir)[a-z]{3,}ed)"
@@ -201,7 +201,7 @@ _TIMES = re.compile(
     r"\b\d{4}-\d\d?-\d\d?\b|\b\d{1,2}:\d\d\b|\b\d{1,2} ?[ap]m\b"
     rf"|\b\d{{1,2}} (?:of )?{_MONTH}\b|\b{_MONTH} \d{{1,2}}\b"
     r"|\b(?:to|by|on|until|till|before|for|due) \d{1,2} may\b"  # "task 3 may go" is no date
-    r"|\b\d+ (?:out )?of \d+\b"
+    r"|\b\d+ (?:out )?of \d+\b|\b\d+ ?(?:minutes?|mins?|hours?|hrs?|days?|weeks?|months?|years?)\b"
 )
 _JOINING = frozenset("task tasks number also both too the as well".split())
 # Words that name no task: grammar, the words of the domain, and the verbs of the five tools.
@@ -212,7 +212,8 @@ _EMPTY = frozenset(
     things this to todo todos too up us want was we with would you your high low medium urgent
     priority status pending progress completed due today tomorrow new change move rename call
     called name named add create update finish finished complete done mark close delete remove
-    everything every both ignore previous instructions instruction show tell what which""".split()
+    everything every both ignore previous instructions instruction show tell what which am he hi id
+    if oh ok or pm re th uh um ve ll xx yo nd rd st ha hm""".split()
 )
 
 
@@ -269,7 +270,7 @@ def is_past(word: str) -> bool:
 
 def telling(text: str) -> set[str]:
     """The words by which a task can be told from others."""
-    return {stem(w) for w in words(text) if w not in _EMPTY and not w.isdigit() and len(w) > 2}
+    return {stem(w) for w in words(text) if w not in _EMPTY and not w[0].isdigit() and len(w) > 1}
 
 
 def names(title: str) -> frozenset[str]:
@@ -285,15 +286,32 @@ def _title(title: str) -> tuple[frozenset[str], frozenset[str], str]:
     return frozenset(telling(title) | joined), frozenset(said), stem(said[0]) if said else ""
 
 
-def numbers(text: str) -> set[int]:
+def numbers(text: str, tasks: Sequence[Mapping[str, Any]] = ()) -> set[int]:
     """The numbers in a text that can be a task's: ``14``, ``#14``, ``task three``.
 
-    Dates and times of day are none.
+    Dates, times of day and lengths of time are none, and neither is a number of a title.
+
+    Args:
+        text: What the person said.
+        tasks: Those whose titles may have one: "the hive 2 one".
     """
     text = _TIMES.sub(" ", text.casefold())
+    for word, number in _in_titles(text, tasks):
+        text = re.sub(rf"\b{re.escape(word)}\W+{number}\b", " ", text)
     found = {int(n) for n in re.findall(r"(?<![\w.])#?(\d{1,18})(?![\w]|\.\d)", text)}
     named = re.findall(r"\btask (?:number )?([a-z]+)\b", text)
     return found | {_NUMBERS[word] for word in named if word in _NUMBERS}
+
+
+def _in_titles(text: str, tasks: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    """The numbers that stand in a text behind a word as they do in a title, each with the word."""
+    said = set(itertools.pairwise(words(text)))
+    return {
+        (word, number)
+        for task in tasks
+        for word, number in itertools.pairwise(words(task["title"]))
+        if re.fullmatch(r"[0-9]{1,18}", number) and telling(word) and (word, number) in said
+    }
 
 
 def _clauses(request: str, tasks: Sequence[Mapping[str, Any]] = ()) -> list[tuple[str, str]]:
@@ -322,7 +340,8 @@ def _clauses(request: str, tasks: Sequence[Mapping[str, Any]] = ()) -> list[tupl
 _SPLIT = re.compile(r"([,;:.!?\n]+|\b(?:and|then|plus|but|so)\b|&|\+| - )")
 
 
-def _segments(request: str) -> list[tuple[str, str]]:
+@functools.lru_cache(maxsize=256)  # each check of a turn reads the same request
+def _segments(request: str) -> tuple[tuple[str, str], ...]:
     """What stands between commas and joining words, and what of it asks for something.
 
     A word that is negated begins with an underscore there.
@@ -345,7 +364,7 @@ def _segments(request: str) -> list[tuple[str, str]]:
             first = False
         if re.search(r"[.!?;\n]", mark):
             first, asking = True, False
-    return made
+    return tuple(made)
 
 
 def _affirmed(part: str) -> str:
@@ -366,7 +385,7 @@ def _plain(text: str) -> str:
     return " ".join(words(text))
 
 
-def meant(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[int]:
+def meant(request: str, tasks: Sequence[Mapping[str, Any]]) -> list[int]:
     """The tasks whose titles a request names in words, best first; ties are all there.
 
     Of titles with as many of its words, those with a number of it are meant: "chapter 3"; then
@@ -389,29 +408,26 @@ def meant(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[int]:
     return [task["task_id"] for score, task in scored if score == best] if best[0] else []
 
 
-def titled(request: str, tasks: Iterable[Mapping[str, Any]]) -> set[int]:
+def titled(request: str, tasks: Sequence[Mapping[str, Any]]) -> set[int]:
     """The tasks whose titles the parts of a request name in words: of each part the best.
 
     Args:
         request: What the person said.
         tasks: The tasks there are.
     """
-    tasks = list(tasks)
     return {number for part, _ in _segments(request) for number in meant(part, tasks)}
 
 
-def before_name(request: str, tasks: Iterable[Mapping[str, Any]]) -> str:
+def before_name(request: str, titles: Iterable[str]) -> str:
     """What a request says before the first word that names a task; all, where none does.
 
     Args:
         request: What the person said.
-        tasks: The tasks there are.
+        titles: Of the tasks that it names.
     """
-    tasks = list(tasks)
-    named = titled(request, tasks)
-    telling_words = {w for t in tasks if t["task_id"] in named for w in telling(t["title"])}
+    names = set().union(*map(telling, titles))
     for word in re.finditer(r"[\w'\u2019]+", request):
-        if telling(word[0]) & telling_words:
+        if telling(word[0]) & names:
             return request[: word.start()]
     return request
 
@@ -456,12 +472,19 @@ def asking_parts(request: str) -> list[str]:
     return [part.strip() for part, asks in _segments(request) if asks and "_" not in asks]
 
 
+def parts_about(request: str, tasks: Sequence[Mapping[str, Any]]) -> list[tuple[str, set[int]]]:
+    """The parts of a request that ask for something, each with the tasks that it names."""
+    return [
+        (part, numbers(part, tasks) | set(meant(part, tasks))) for part in asking_parts(request)
+    ]
+
+
 def reports(part: str) -> bool:
     """Whether a part of a request has a word for something finished: "the radiators are bled"."""
     return bool(_FINISHING.search(_affirmed(part)))
 
 
-def numbered(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def numbered(request: str, tasks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The tasks that a request names by a number in their titles, and a word of them: "bug 421".
 
     A number that is a task's own names that task, and no title.
@@ -470,8 +493,8 @@ def numbered(request: str, tasks: Iterable[Mapping[str, Any]]) -> list[Mapping[s
         request: What the person said.
         tasks: The tasks there are.
     """
-    tasks = list(tasks)
-    said = {str(n) for n in numbers(request) - {task["task_id"] for task in tasks}}
+    other = numbers(request) - {task["task_id"] for task in tasks}
+    said = {str(n) for n in other} | {number for _, number in _in_titles(request, tasks)}
     return [
         task
         for task in tasks
@@ -592,12 +615,10 @@ def _create_asked_for(
     return ""
 
 
-_TALK = re.compile(
-    r"(?:hello|hi|hey|thanks?|thank you|bye|show|list|tell|display|view|see|read|give|help)\b"
-)
+_TALK = re.compile(r"(?:hello|hi|hey|thanks?|bye|show|list|tell|display|view|see|read|give|help)\b")
 
 
-def _only_names(part: str, tasks: Iterable[Mapping[str, Any]]) -> bool:
+def _only_names(part: str, tasks: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a part of a request says nothing but words of one task's title."""
     said = telling(part)
     return bool(said) and any(said <= telling(task["title"]) for task in tasks)
@@ -608,7 +629,7 @@ _SMALL = frozenset(
 )
 
 
-def bare_name(part: str, tasks: Iterable[Mapping[str, Any]]) -> bool:
+def bare_name(part: str, tasks: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a part of a request is a name and says nothing: "the toner one", not "toner bought".
 
     Args:

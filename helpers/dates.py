@@ -18,7 +18,7 @@ _WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 _MONTHS = [name.lower() for name in calendar.month_name if name]
 WEEKDAY = "(?:" + "|".join(_WEEKDAYS) + ")"
 MONTH = "(?:" + "|".join(_MONTHS) + ")"
-_D, _M = WEEKDAY.replace("?:", ""), MONTH.replace("?:", "")
+_D = f"({WEEKDAY})"
 
 _NO_DATE = ("none", "no due date", "no date", "no deadline", "null", "never")
 
@@ -98,7 +98,7 @@ def parse_due(text: str, today: datetime.date) -> datetime.date | None:
     phrase = re.sub(_TIMES, " ", phrase).strip(" ,")
     phrase = re.sub(_BEFORE, "", phrase)
     phrase = re.sub(r"\b(?:at the latest|latest|sharp|please)$", "", phrase)
-    phrase = re.sub(rf"^{_D},? (?:the )?(?=\d)", "", phrase)  # friday the 4th
+    phrase = re.sub(rf"^{WEEKDAY},? (?:the )?(?=\d)", "", phrase)  # friday the 4th
     phrase = re.sub(r"^within (?:the|an?) ", "in 1 ", phrase)
     phrase = re.sub(r"^within ", "in ", phrase)
     phrase = " ".join(phrase.removeprefix("the ").strip(" ,").split()) or "today"
@@ -211,7 +211,7 @@ _IDIOMS: list[tuple[str, Callable[..., datetime.date]]] = [
     (r"(\d{1,2})(?:st|nd|rd|th)(?:(?: of)? (this|next) month)?", _day_of_month),
     (r"(start|middle|end) of (?:the )?(this|next) week", _part_of_week),
     (
-        rf"(start|middle|end) of (?:the )?(this month|next(?= month)|{_M[1:-1]})(?: month)?",
+        rf"(start|middle|end) of (?:the )?(this month|next(?= month)|{MONTH})(?: month)?",
         lambda today, part, which: _part_of_month(today, part, which.removesuffix(" month")),
     ),
     (

@@ -358,7 +358,7 @@ def test_where_the_model_took_another_task_it_is_asked_with_the_number(store):
     wrong, right = (tool_call("update_task", task_id=n, priority="high") for n in (1, 3))
     (turn,), items, (server,) = play(store, [[wrong, wrong, right]], "the rent is important")
     assert [call["arguments"]["task_id"] for call in turn.done] == [3]
-    assert server.requests[2].body["messages"][-1]["content"] == "task 3: the rent is important"
+    assert server.requests[2].body["messages"][-1]["content"] == "set task 3 to high priority"
     assert items[0]["content"] == "the rent is important"
 
 

@@ -102,6 +102,9 @@ ASKED = [said("when is the oil due?"), {"role": "assistant", "content": "Sorry."
         ("delete all low tasks without a date", [], (), None),
         ("same for the oil, don't move it though", [result(1)], MOVED, None),
         ("order heating oil too", [result(1)], DONE, None),  # a wish, or a report?
+        ("same for the oil, next week please", [result(1)], MOVED, None),
+        ("same for the oil, as high priority", [result(1)], MOVED, None),
+        ("make the LOW ONES urgent", [], (), "make task 2 and task 3 urgent"),
         ("No wait, it's petrol instead of oil", [], (),
          ' rename task 3 to "Order heating petrol".'),
         ("it's petrol, not oil", [], (), None),  # a correction, or a remark?
@@ -353,6 +356,48 @@ def test_a_bare_name_gets_the_wish_of_another_only_where_it_is_shared(text, call
 def check(make, text, *more):
     one = make(text, *more, TASKS)
     return lambda name, **arguments: one(ToolCall(name, arguments)) or ""
+
+
+@pytest.mark.parametrize(
+    ("text", "passes", "refused"),
+    [
+        ("delete tasks 2 and 3", (2, 3), (1, 4)),
+        ("delete 3 and 4 please", (3, 4), (1, 2)),
+        ("remove task 3, and 4 as well", (3, 4), (1, 2)),
+        ("delete 3 and finish 4", (3,), (4,)),
+        ("delete 3, 4 is done", (3,), (4,)),
+    ],
+)
+def test_several_numbers_share_one_deletion(text, passes, refused):
+    why = check(guardrails.meant_deletion, text)
+    assert not any(why("delete_task", task_id=number) for number in passes)
+    assert all(why("delete_task", task_id=number) for number in refused)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("delete the hive 2 one", 1),
+        ("hive 2 swarmed, so delete that", 1),
+        ("remove the heating oil from 2 weeks ago", 3),
+        ("delete task 2", 2),
+        ("delete the Jo one", 4),
+        ("hive 2 is split, delete task 2", 2),
+    ],
+)
+def test_numbers_of_titles_and_of_weeks_are_no_tasks(text, meant):
+    titles = ("Split hive 2", "Buy sugar", "Order heating oil", "Call Jo")
+    tasks = [
+        {"task_id": n, "title": title, "status": "pending", "priority": "medium", "due": None}
+        for n, title in enumerate(titles, 1)
+    ]
+    for number in (1, 2, 3, 4):
+        call = ToolCall("delete_task", {"task_id": number})
+        problems = (
+            guardrails.named_task(text, [], tasks)(call),
+            guardrails.meant_deletion(text, tasks)(call),
+        )
+        assert any(problems) == (number != meant), (number, problems)
 
 
 def test_a_date_belongs_to_the_task_that_it_is_said_of():

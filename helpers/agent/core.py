@@ -111,7 +111,6 @@ class _Now:
     pointed: set[int] | None = None  # those that the text points at
     notify: Event = lambda kind, data: None
     seen: dict[str, str] = field(default_factory=dict)
-    done: int = 0
     repair: bool = False
     again: bool = False  # with all tasks in view, see _look_again
     models: int = 1
@@ -227,7 +226,7 @@ class TaskAgent:
             except agents.OutputGuardrailTripwireTriggered:
                 turn.text = "I did nothing. Say what is to happen to which task."
             except NoModel:
-                await self._without_model(now)
+                await self._without_model(turn)
             except openai.APIStatusError as error:
                 turn.state, turn.blocked = "told", True
                 turn.trace.note("person", "told", f"told of {type(error).__name__}")
@@ -238,9 +237,10 @@ class TaskAgent:
                 turn.text = "That did not come to an end. Say it in other words."
             else:
                 if turn.calls and not turn.done:
-                    await self._without_model(now)
+                    await self._without_model(turn)
             if turn.calls and turn.state == "answered":
-                turn.text = summary([_action(call) for call in turn.calls if _shown(call, turn)])
+                # Where something was done, what was refused is not told: repaired, or too much.
+                turn.text = summary([_action(call) for call in turn.done or turn.calls])
                 turn.state = "answered" if turn.done else "told"
             turn.by = turn.by or turn.trace.by
             await self._remember(turn, before, anew=now.again)
@@ -260,14 +260,11 @@ class TaskAgent:
         if told:
             tasks = self._old_tasks(turn)
         seen = turn.remembered if surely_creates(turn.request) else tasks
-        parts = (
-            second_look.overlooked(turn.request, turn.calls, tasks, now.topic, now.pointed)
-            if seen
-            else []
-        )
-        for part in parts:
-            await self._once_more(now, part)
-        now.text = turn.request
+        if seen:
+            for part in second_look.overlooked(
+                turn.request, turn.calls, tasks, now.topic, now.pointed
+            ):
+                await self._once_more(now, part)
 
     def _old_tasks(self, turn: Turn) -> list[dict[str, Any]]:
         """The tasks there are, without those that the turn has made."""
@@ -366,19 +363,11 @@ class TaskAgent:
                 ):
                     return json.dumps(call["result"])
             now.notify("call", {"name": name, "arguments": checked.arguments})
-            # The key names the wish, not the call: a retry may be answered by another model.
-            key = f"{now.turn.key}-{now.done}"
-            result = await asyncio.to_thread(
-                call_tool, self.store, name, checked.arguments, key=key
-            )
-            done = not _is_error(result)
-            now.done += done
-            now.seen[what] = result
-            call = {"name": name, "arguments": checked.arguments, "done": done,
-                    "result": json.loads(result)}  # fmt: skip
+            call = await self._carry_out(now.turn, name, checked.arguments)
             now.turn.calls.append(call)
             now.notify("result", call)
-            return result
+            now.seen[what] = str(Result(call["result"]))
+            return now.seen[what]
 
         return agents.FunctionTool(
             name=name,
@@ -389,23 +378,26 @@ class TaskAgent:
             tool_input_guardrails=[agents.ToolInputGuardrail(_check_call, name="call")],
         )
 
+    async def _carry_out(self, turn: Turn, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Do it; the key names the wish, not the call: a retry may be answered by another model."""
+        key = f"{turn.key}-{len(turn.done)}"
+        result = await asyncio.to_thread(call_tool, self.store, name, arguments, key=key)
+        return _called(name, arguments, json.loads(result))
+
     # --- without a model, and afterwards -----------------------------------------------------
 
-    async def _without_model(self, now: _Now) -> None:
+    async def _without_model(self, turn: Turn) -> None:
         """No model gave a call that may be carried out: a rule, the outbox, or the truth."""
-        turn = now.turn
-        rule = plain_rule(now.text)
-        asks = not rule and turn.calls and only_asks(now.text)
+        rule = plain_rule(turn.request)
+        asks = not rule and turn.calls and only_asks(turn.request)
         if asks:
             rule = "list_tasks", {}  # the model would have changed something, and was kept from it
         if rule:
             name, arguments = rule
-            key = f"{turn.key}-{now.done}"
-            result = await asyncio.to_thread(call_tool, self.store, name, arguments, key=key)
-            if asks and (named := titled(now.text, tasks := json.loads(result)["tasks"])):
-                result = str(Result(tasks=[t for t in tasks if t["task_id"] in named]))
-            call = {"name": name, "arguments": arguments, "done": not _is_error(result),
-                    "result": json.loads(result)}  # fmt: skip
+            call = await self._carry_out(turn, name, arguments)
+            tasks = call["result"].get("tasks", ())
+            if asks and (named := titled(turn.request, tasks)):
+                call["result"]["tasks"] = [t for t in tasks if t["task_id"] in named]
             if call not in turn.calls:
                 turn.calls.append(call)
             if call["done"]:
@@ -425,7 +417,7 @@ class TaskAgent:
             turn.trace.note("nobody", "told")
             turn.state, turn.text = "told", "No model can be reached. Please try again later."
             return
-        self.outbox.put(turn.key, json.dumps([self.conversation, now.text]))
+        self.outbox.put(turn.key, json.dumps([self.conversation, turn.request]))
         turn.trace.note("outbox", "waiting")
         turn.state = "waiting"
         turn.text = "No model can be reached. It is noted and will be done as soon as one can."
@@ -497,19 +489,19 @@ def _check_call(data: Any) -> Any:
         arguments: Any = call["arguments"]
         with suppress(ValueError):
             arguments = json.loads(arguments)
-        refused = {"name": call["name"], "arguments": arguments, "done": False,
-                   "result": {"error": str(error)}}  # fmt: skip
+        refused = _called(call["name"], arguments, {"error": str(error)})
         if refused not in now.turn.calls:
             now.turn.calls.append(refused)
             now.notify("result", refused)
             # Without sampling, a model that repeats itself would do so for ever. And what it
             # did beyond what was asked for needs no repair.
-            now.repair |= error.stage != "meaning" or not now.done
+            now.repair |= error.stage != "meaning" or not now.turn.done
         return agents.ToolGuardrailFunctionOutput.reject_content(error.result())
 
 
-def _is_error(result: str) -> bool:
-    return result.startswith('{"error"')
+def _called(name: str, arguments: Any, result: dict[str, Any]) -> dict[str, Any]:
+    """A call, and what came of it."""
+    return {"name": name, "arguments": arguments, "done": "error" not in result, "result": result}
 
 
 def _no_such_tool(args: Any) -> str:
@@ -521,8 +513,8 @@ def _enough(context: Any, results: list[Any]) -> Any:
     """After tools have run: ask the model again only if that can mend something."""
     now: _Now = context.context
     again, now.repair = now.repair and now.rounds < ROUNDS, False
-    refused = any(not call["done"] for call in now.turn.calls)
-    if not again and refused and not now.done and now.asking.first + 1 < now.models:
+    only_refused = now.turn.calls and not now.turn.done
+    if not again and only_refused and now.asking.first + 1 < now.models:
         now.asking.first += 1  # another model may do better; it starts afresh
         again = True
     return agents.ToolsToFinalOutputResult(is_final_output=not again, final_output="done")
@@ -541,11 +533,6 @@ def _action(call: Mapping[str, Any]) -> Action:
         result=call["result"] if call["done"] else None,
         reason=call["result"].get("error"),
     )
-
-
-def _shown(call: Mapping[str, Any], turn: Turn) -> bool:
-    """A refused call is told only where nothing was done: else it was repaired, or too much."""
-    return bool(call["done"] or not turn.done)
 
 
 # --- traces, kept on this machine ------------------------------------------------------------

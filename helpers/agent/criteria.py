@@ -480,19 +480,15 @@ class Verdict:
     seconds: float = 0.0
 
 
-async def accept(
-    agent: Deployment | None, groups: Iterable[str] = (), *, rate_limit_last: bool = True
-) -> list[Verdict]:
-    """Run the criteria, one at a time.
+async def accept(agent: Deployment | None, groups: Iterable[str] = ()) -> list[Verdict]:
+    """Run the criteria, one at a time; the one that uses up the client's allowance is the last.
 
     Args:
         agent: What to run them against; None: there is nothing yet.
         groups: Only these; all by default.
-        rate_limit_last: Leave the one that uses up the client's allowance to the end.
     """
     wanted = [c for c in CRITERIA if not groups or c.group in groups]
-    if rate_limit_last:
-        wanted.sort(key=lambda c: c.check is rate_limit)
+    wanted.sort(key=lambda c: c.check is rate_limit)
     verdicts = {}
     for one in wanted:
         verdicts[one.says] = await _try(one, agent)

@@ -21,6 +21,7 @@ from helpers.asked import (
     numbers,
     only_asks,
     only_courtesy,
+    parts_about,
     reports,
     surely_creates,
     telling,
@@ -157,7 +158,7 @@ def plain_meaning(text: str) -> Check:
 
 
 def named_task(
-    text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Mapping[str, Any]]
+    text: str, heard: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]
 ) -> Check:
     """A check that the person meant the task of a call.
 
@@ -169,20 +170,17 @@ def named_task(
         heard: The conversation before.
         tasks: The tasks there are.
     """
-    tasks = list(tasks)
-    by_number = numbers(text)
+    by_number = numbers(text, tasks)
     explicit = bool(_NAMED.search(text))
     in_title = set() if explicit else {task["task_id"] for task in numbered(text, tasks)}
     by_words = titled(text, tasks)
-    besides = {n for part in asking_parts(text) if not numbers(part) for n in meant(part, tasks)}
+    about = parts_about(text, tasks)
+    besides = {number for part, named in about if not numbers(part, tasks) for number in named}
     pointed = pointed_at(text, heard, tasks)
     last = topic(heard, tasks)
-    by_it = any(
-        says_it(part) and not numbers(part) and not meant(part, tasks)
-        for part in asking_parts(text)
-    )
+    by_it = any(says_it(part) and not named for part, named in about)
     spoken = spoken_of(heard)
-    before = before_name(text, tasks)
+    before = before_name(text, (task["title"] for task in tasks if task["task_id"] in by_words))
     completed = {task["task_id"] for task in tasks if task.get("status") == "completed"}
 
     def check(call: ToolCall) -> str | None:
@@ -262,7 +260,7 @@ _TO_DO = re.compile(
 )
 
 
-def ended(text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Task]) -> Check:
+def ended(text: str, heard: Sequence[Mapping[str, Any]], tasks: Sequence[Task]) -> Check:
     """A check that nothing else is believed of a task of which the request says that it is done,
     and that none is completed of which it says something else: "the email has gone out" deletes
     none, and "poster is done, the pedal board has to be fixed" completes one.
@@ -272,13 +270,12 @@ def ended(text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Task]) 
         heard: The conversation before.
         tasks: The tasks there are.
     """
-    tasks = list(tasks)
     over = reported(text, tasks, topic(heard, tasks))
     reopened = targets(text, tasks, REOPENING)
     deleting = {part for part in asking_parts(text) if DELETING.search(part)}
     told: dict[int, list[str]] = {}  # what is said of each; also what is negated
     for part in re.split(r"[,;:.!?\n]+|\b(?:and|but|so)\b", text):
-        for number in numbers(part) | set(meant(part, tasks)):
+        for number in numbers(part, tasks) | set(meant(part, tasks)):
             told.setdefault(number, []).append(part.strip())
 
     def check(call: ToolCall) -> str | None:
@@ -303,7 +300,7 @@ def ended(text: str, heard: Sequence[Mapping[str, Any]], tasks: Iterable[Task]) 
     return check
 
 
-def targets(text: str, tasks: Iterable[Task], asks: re.Pattern[str] = DELETING) -> set[int]:
+def targets(text: str, tasks: Sequence[Task], asks: re.Pattern[str] = DELETING) -> set[int]:
     """The tasks named by the parts of a request that ask for something, or by those before them.
 
     Args:
@@ -311,12 +308,11 @@ def targets(text: str, tasks: Iterable[Task], asks: re.Pattern[str] = DELETING) 
         tasks: The tasks there are.
         asks: What asking for it looks like; for a deletion by default.
     """
-    tasks = list(tasks)
     last: set[int] = set()
     found: set[int] = set()
     for part in asking_parts(text):
         rest = asks.sub(" ", part)  # "take it off" names no "Take out the bins"
-        last = (numbers(part) | set(meant(rest, tasks))) or last
+        last = (numbers(part, tasks) | set(meant(rest, tasks))) or last
         if asks.search(part):
             if _BESIDE.search(rest):
                 return set()  # "everything except the car", "the one after the dentist"
@@ -330,7 +326,14 @@ _BESIDE = re.compile(
 )
 
 
-def meant_deletion(text: str, tasks: Iterable[Task]) -> Check:
+_ONLY_NUMBERED = re.compile(
+    r"\W*(?:(?:the|tasks?|numbers?|also|too|both|as well|please|pls) |#)*\d+"
+    r"(?:,? (?:too|also|as well|please|pls|thanks))*\W*",
+    re.I,
+)
+
+
+def meant_deletion(text: str, tasks: Sequence[Task]) -> Check:
     """A check that a deletion is of what the deleting part of the request names, or the part
     before it: "we shan't need euros, so do remove that" leaves the cat alone.
 
@@ -338,13 +341,12 @@ def meant_deletion(text: str, tasks: Iterable[Task]) -> Check:
         text: What the person said.
         tasks: The tasks there are.
     """
-    tasks = list(tasks)
     wanted = targets(text, tasks)
-    beside = {  # "delete that, and the lamp as well"
+    beside = {  # "delete that, and the lamp as well", "delete 3 and 4"
         number
-        for part in asking_parts(text)
-        if bare_name(part, tasks) or _LIKEWISE.search(part)
-        for number in meant(part, tasks)
+        for part, named in parts_about(text, tasks)
+        if bare_name(part, tasks) or _LIKEWISE.search(part) or _ONLY_NUMBERED.fullmatch(part)
+        for number in named
     }
 
     def check(call: ToolCall) -> str | None:
@@ -360,7 +362,7 @@ def meant_deletion(text: str, tasks: Iterable[Task]) -> Check:
 _DATED = re.compile(rf"\b(?:\d{{1,2}}(?:st|nd|rd|th)|{WEEKDAY}|today|tomorrow)\b", re.I)
 
 
-def own_date(text: str, tasks: Iterable[Task]) -> Check:
+def own_date(text: str, tasks: Sequence[Task]) -> Check:
     """A check that a task does not get another one's date: "radiators are bled, the chimney can
     wait till monday".
 
@@ -368,10 +370,8 @@ def own_date(text: str, tasks: Iterable[Task]) -> Check:
         text: What the person said.
         tasks: The tasks there are.
     """
-    tasks = list(tasks)
     parts: list[tuple[str, set[str], set[int]]] = []
-    for part in asking_parts(text):
-        named = numbers(part) | set(meant(part, tasks))
+    for part, named in parts_about(text, tasks):
         if parts and not named:  # "the slides, is now due on monday"
             said, before, named = parts.pop()
             parts.append((said, before | set(words(part)), named))
@@ -398,7 +398,7 @@ _NO_TITLE = frozenset(
 )
 
 
-def new_title(text: str, tasks: Iterable[Task]) -> Check:
+def new_title(text: str, tasks: Sequence[Task]) -> Check:
     """A check that a new task has a title that says something, and is not one that is there:
     "for the backup, set urgent" is about "Back up photos".
 
@@ -461,7 +461,7 @@ def one_end(done: Sequence[Mapping[str, Any]]) -> Check:
     return check
 
 
-def named_deletion(text: str, tasks: Iterable[Mapping[str, Any]]) -> Check:
+def named_deletion(text: str, tasks: Sequence[Mapping[str, Any]]) -> Check:
     """A check that the person named the task of a deletion, by number or in words.
 
     For where tasks were put in view that nobody had spoken of: that is no reason to delete one.
@@ -475,7 +475,7 @@ def named_deletion(text: str, tasks: Iterable[Mapping[str, Any]]) -> Check:
     def check(call: ToolCall) -> str | None:
         if call.name != "delete_task" or call.arguments["task_id"] in named:
             return None
-        return f"Nobody spoke of task {call.arguments['task_id']}."
+        return f"{NOBODY} {call.arguments['task_id']}."
 
     return check
 

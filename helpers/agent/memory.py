@@ -7,6 +7,7 @@ is another question, which :func:`fit` answers.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -96,8 +97,7 @@ def _short(item: Item) -> Item:
         tasks = json.loads(text_of(item))["tasks"]
     except (ValueError, KeyError, TypeError):
         return item
-    shown = [{k: v for k, v in t.items() if v is not None} for t in tasks[:TASKS_SHOWN]]
-    return {**item, "output": json.dumps({"tasks": shown}, ensure_ascii=False)}
+    return {**item, "output": json.dumps({"tasks": _told(tasks[:TASKS_SHOWN])}, ensure_ascii=False)}
 
 
 def clean(item: Item) -> Item:
@@ -123,13 +123,12 @@ def as_messages(items: Sequence[Item]) -> list[dict[str, Any]]:
 def exchange(request: str, calls: Sequence[Mapping[str, Any]], answer: str) -> list[Any]:
     """A request, the calls that were carried out for it, and what was answered, as items."""
     items: list[Item] = [{"role": "user", "content": request}]
-    for number, call in enumerate(calls):
-        name = {"type": "function_call", "call_id": f"call_{number}", "name": call["name"]}
-        items.append({**name, "arguments": json.dumps(call["arguments"])})
+    for call in calls:
+        one = {"call_id": f"call_{secrets.token_hex(8)}"}  # the SDK keeps the last of each id
+        given = json.dumps(call["arguments"])
+        items.append({"type": "function_call", **one, "name": call["name"], "arguments": given})
         result = json.dumps(call["result"], ensure_ascii=False)
-        items.append(
-            {"type": "function_call_output", "call_id": f"call_{number}", "output": result}
-        )
+        items.append({"type": "function_call_output", **one, "output": result})
     return [*items, {"role": "assistant", "content": answer}]
 
 
@@ -139,17 +138,11 @@ def listing(tasks: Sequence[Mapping[str, Any]]) -> list[Item]:
     if not tasks:
         return []
     said = "; ".join(f"{task['task_id']} {task['title']}" for task in tasks)
-    shown = [{k: v for k, v in task.items() if v is not None} for task in tasks]
-    return [
-        {"role": "user", "content": LISTING},
-        {"type": "function_call", "call_id": "call_list", "name": "list_tasks", "arguments": "{}"},
-        {
-            "type": "function_call_output",
-            "call_id": "call_list",
-            "output": json.dumps({"tasks": shown}, ensure_ascii=False),
-        },
-        {
-            "role": "assistant",
-            "content": f"{len(tasks)} task{'' if len(tasks) == 1 else 's'}: {said}.",
-        },
-    ]
+    call = {"name": "list_tasks", "arguments": {}, "result": {"tasks": _told(tasks)}}
+    many = f"{len(tasks)} task{'' if len(tasks) == 1 else 's'}"
+    return exchange(LISTING, [call], f"{many}: {said}.")
+
+
+def _told(tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Tasks without fields that say nothing."""
+    return [{k: v for k, v in task.items() if v is not None} for task in tasks]

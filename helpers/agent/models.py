@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,17 +85,10 @@ class Preferred(Model):
     Args:
         models: Names and models.
         patience: Seconds for one model.
-        look: Why an answer cannot be used, or nothing; :func:`no_answer` by default.
     """
 
-    def __init__(
-        self,
-        models: Mapping[str, Model],
-        patience: float = 20.0,
-        look: Callable[[Any], str] | None = None,
-    ) -> None:
+    def __init__(self, models: Mapping[str, Model], patience: float = 20.0) -> None:
         self.models, self.patience = dict(models), patience
-        self.look = look or no_answer
 
     async def get_response(self, *args: Any, **kwargs: Any) -> Any:
         """Ask one after another.
@@ -116,7 +109,7 @@ class Preferred(Model):
             try:
                 with trace.attempt(name) as attempt:
                     answer = await self._one(name, model, attempt, now, args, kwargs)
-                    if problem := self.look(answer) or not_offered(answer, names):
+                    if problem := no_answer(answer) or not_offered(answer, names):
                         raise BadAnswer(problem)
                 return answer
             except Exception as error:

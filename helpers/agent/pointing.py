@@ -171,7 +171,7 @@ def _having(valued: re.Match[str], tasks: Sequence[Task]) -> set[int]:
         if value in (task["priority"], task["status"]) and task["status"] != "completed"
     }
     many = len(found) == 2 if valued["how"].lower() == "both" else len(found) > 1
-    return found if (many if valued["what"].endswith("s") else len(found) == 1) else set()
+    return found if (many if valued["what"].lower().endswith("s") else len(found) == 1) else set()
 
 
 def _at(place: re.Match[str], heard: Sequence[Message], tasks: Sequence[Task]) -> int | None:
@@ -235,14 +235,13 @@ def asked_about(heard: Sequence[Message], tasks: Sequence[Task]) -> int | None:
     return min(named) if len(named) == 1 else None
 
 
-def topic(heard: Sequence[Message], tasks: Iterable[Task]) -> int | None:
+def topic(heard: Sequence[Message], tasks: Sequence[Task]) -> int | None:
     """The one task that was spoken of last, done something with or not; None where it is not one.
 
     Args:
         heard: The conversation before.
         tasks: The tasks there are.
     """
-    tasks = list(tasks)
     there = {task["task_id"] for task in tasks}
     found: set[int] = set()
     for message in reversed(heard):
@@ -276,9 +275,7 @@ _BUSY = re.compile(  # "I'm busy that day"
 _NOT_THEN = re.compile(
     r"(?:\b(?:not|never|no|before|after|off|away|anything)|n['\u2019]t)\b[^.,;!?]*$", re.I
 )
-_TAKEN_BACK = re.compile(
-    r"\b(?:do not|no wait|wait|if|though|instead|actually)\b|\bdon['\u2019]?t\b", re.I
-)
+_TAKEN_BACK = re.compile(r"\b(?:do not|wait|if|though|instead|actually)\b|\bdon['\u2019]?t\b", re.I)
 _LIKEWISE = re.compile(
     r"\W*(?:(?:and|also|oh|ok|okay|please|then|now|do|so|exactly) )*(?:(?:the )?same"
     r"(?: (?:thing|again|goes))? (?:for|with|to) (?P<same>.+?)(?:,? (?:too|as well|also))?"
@@ -370,7 +367,7 @@ def _when(word: str) -> bool:
 
 
 _IT = re.compile(
-    r"\b(?:it|its|it['\u2019]s|(?:that|this)(?=\s*(?:$|[.,;:!?]|(?:is|was|can|should|to|on|by|for"
+    r"\b(?:it|its|(?:that|this)(?=\s*(?:$|[.,;:!?]|(?:is|was|can|should|to|on|by|for"
     r"|one|now|too)\b)))\b",
     re.I,
 )
@@ -410,6 +407,14 @@ def _in_its_part(
     return place[0] if number is None else f"task {number}"
 
 
+# What may stand behind "same for the oil," and is another wish.
+_TELLS = re.compile(
+    rf"{WHEN}|\d|\b(?:days?|weeks?|weekends?|months?|years?|low|medium|high|urgent|priority"
+    r"|mon|tues?|wed|thu(?:rs?)?|fri|sat|sun|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)\b",
+    re.I,
+)
+
+
 def _likewise(
     text: str, heard: Sequence[Message], tasks: Sequence[Task], did: Sequence[Call]
 ) -> str:
@@ -417,7 +422,7 @@ def _likewise(
     beginning, _, tail = text.partition(",")
     if _TAKEN_BACK.search(tail):
         return ""
-    if len(tail.split()) > 2 and not _BUT.search(tail) and not re.search(WHEN, tail, re.I):
+    if len(tail.split()) > 2 and not _BUT.search(tail) and not _TELLS.search(tail):
         text = beginning  # "same for the sheets, no patients before that"
     found = _LIKEWISE.fullmatch(text)
     if not found:

@@ -21,14 +21,14 @@ _UNSURE = re.compile(
     r"|(?:has|have|had|got|is|are) to|gotta|supposed|want\w*|wish\w*|hop(?:e|ing)|plan\w*"
     r"|tr(?:y|ied|ying)|if|when\w*|once|until|till?|unless|before|almost|nearly|half\w*|part\w*"
     r"|mostly|some\w*|most|few|first|\d+ of|left|yet|later|soon|tomorrow|tmrw|tonight|next|start\w*"
-    r"|began|begun|under ?way|progress|working on|busy|instead|wrong|forgot\w*|asked|asks|keep\w*"
+    r"|began|begun|under ?way|progress|working on|busy|instead|wrong|asked|asks|keep\w*"
     r"|kept|who|why|how|which|rather|like|always|every|used to|(?:was|were) \w+ing|cancel\w*"
     r"|delet\w*|remov\w*|scrap\w*|drop\w*|mov(?:e|ed|ing)|push\w*|postpon\w*|resched\w*|set"
     r"|mak(?:e|ing)|chang(?:e|ing)|add|back to|reopen\w*|due|last (?:year|time)"
     r"|(?:years?|months?) ago|get|to be|being|lets|let['\u2019]s|please|pls|by (?:the|noon|\d\S*)"
     rf"|{WEEKDAY}s?"
-    r"|\d{1,2}(?:st|nd|rd|th)|bump\w*|rais\w*|lower\w*|priority|urgent|high|medium|low|remaining"
-    r"|percent|basically|practically|barely|nowhere|thirds?|quarter|for (?:today|now)|missing"
+    r"|\d{1,2}(?:st|nd|rd|th)|bump\w*|rais\w*|lower\w*|priority|urgent|high|medium|low"
+    r"|percent|basically|practically|barely|nowhere|thirds?|quarter|for (?:today|now)"
     r"|fully|booked (?:up|out|solid))\b|[?%]",
     re.I,
 )
@@ -47,7 +47,7 @@ _BUT = re.compile(
 )
 _TO_US = re.compile(r"\b(?:called|rang|phoned|emailed|texted|wrote|told) (?:to )?(?:me|us)\b", re.I)
 _OVER = re.compile(
-    r"\b(?:done|dun|finished|sorted|completed?|tick(?:ed)?|wrapped(?: up)?|dusted|in the bag"
+    r"\b(?:done|dun|finished|sorted|completed?|tick(?:ed)?|wrapped|dusted|in the bag"
     r"|out of the way|taken care of|dealt with|seen to|over with|all set|handled|accomplished"
     r"|did (?:the|my|our|all|both))\b",
     re.I,
@@ -67,7 +67,7 @@ _THAT = re.compile(
     r" (?:done|finished|sorted|complete|over with|ticked off|settled)"
     r"|(?:tick|check|cross|mark) (?:it|that|this|them|that one)"
     r"(?: (?:off|as|is|done|finished|complete\w*|one))*"
-    r"|tick|job done|all done|done|finished|sorted|(?:you can )?close it)"
+    r"|tick|job done|done|finished|sorted|(?:you can )?close it)"
     r"(?: (?:off|now|then|too|as well|already|please|thanks|my list|from|the list|for me|at last"
     r"|finally))*\W*",
     re.I,
@@ -149,7 +149,7 @@ def reported(
             elif here := meant(part, tasks):
                 spoken, named, last = [*named, topic], here, part
                 title = there[here[0]]["title"]
-                sure = len(here) == 1 and says_done(part, title)
+                sure = len(here) == 1 and _says_done(part, title)
                 known = len(here) == 1 and here[0] in spoken  # "the slip. dad just signed it"
                 sure = sure or (known and _names_only_the_deed(part, title))
             else:
@@ -162,7 +162,7 @@ def reported(
     return found
 
 
-def says_done(part: str, title: str) -> bool:
+def _says_done(part: str, title: str) -> bool:
     """Whether a part of a request, about the task of a title, surely says that it is done.
 
     Args:
@@ -174,7 +174,8 @@ def says_done(part: str, title: str) -> bool:
     for found in _UNSURE.finditer(part):  # "moved" is one of those, and reports "Move the cows"
         if not any(_akin(stem(found[0].casefold()), word) for word in named):
             return False
-    deeds, thing = _past(said, own), _things(part, title)
+    deeds = _past(said, own)
+    thing = (telling(part) & telling(title)) - deeds
     if not thing or _TO_US.search(part) or _another(said, own, deeds):
         return False  # "paid" alone may be about any bill
     plain = _plain(part)

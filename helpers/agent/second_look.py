@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from helpers.agent.guardrails import NOBODY, OTHERS, OVER, POINTING, UNCLEAR, targets
 from helpers.agent.pointing import (
@@ -55,7 +55,7 @@ _MANY = re.compile(r"\b(?:both|all|each|them|those|these|the two)\b", re.I)
 def overlooked(
     text: str,
     calls: Sequence[Call],
-    tasks: Iterable[Task],
+    tasks: Sequence[Task],
     topic: int | None = None,
     pointed: set[int] | None = None,
 ) -> list[str]:
@@ -71,7 +71,6 @@ def overlooked(
         topic: The one that was spoken of last, see :func:`helpers.agent.pointing.topic`.
         pointed: Those that the request points at, see :func:`helpers.agent.pointing.pointed_at`.
     """
-    tasks = list(tasks)
     if _CLEARING.fullmatch(text) and (left := pointed_at(text, (), tasks)) is not None:
         return [f"delete task {number}" for number in sorted(left)]
     kept = [call for call in calls if call["name"] == "delete_task" and not call["done"]]
@@ -180,7 +179,7 @@ def _dateless(call: Call, calls: Sequence[Call], text: str) -> str:
 
 def _reopened(text: str, tasks: Sequence[Task]) -> list[str]:
     """Of tasks that the request puts back to pending and that are completed, that once more."""
-    completed = {task["task_id"] for task in tasks if task["status"] == "completed"}
+    completed = {task["task_id"] for task in tasks if task.get("status") == "completed"}
     return [
         f"set task {number} back to pending"
         for number in sorted(targets(text, tasks, REOPENING) & completed)

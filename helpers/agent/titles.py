@@ -48,7 +48,8 @@ _LINK = frozenset(
 )
 # Words that a model may leave out within a title: it is none the worse.
 _LOOSE = frozenset("a an the some our his her their quickly".split())
-_COUNTS = frozenset("two three four five six seven eight nine ten twelve couple few same".split())
+_NUMERALS = frozenset("two three four five six seven eight nine ten twelve".split())
+_COUNTS = _NUMERALS | {"couple", "few", "same"}
 _DATE = re.compile(r"\d+(?:st|nd|rd|th)?|(?:week|month|hour|year|weekend)s?|tomm?or?row")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019.&/-]+[^\W_]+)*")
 _BETWEEN = re.compile(r'"([^"]+)"|\u201c([^\u201d]+)\u201d|(?<!\w)\'([^"]+?)\'(?!\w)')
@@ -168,5 +169,4 @@ def _end(last: int, text: str, said: Sequence[re.Match[str]], quoted: bool) -> i
 def _counts(at: int, said: Sequence[re.Match[str]]) -> bool:
     """Whether a word is a number that belongs to the noun before it: "flat 3", "chapter two"."""
     word, before = _fold(said[at][0]), _fold(said[at - 1][0])
-    number = word in _COUNTS - {"same", "few", "couple"} or re.fullmatch(r"\d{1,4}", word)
-    return bool(number) and before in _NUMBERED
+    return before in _NUMBERED and bool(word in _NUMERALS or re.fullmatch(r"\d{1,4}", word))
