@@ -374,7 +374,10 @@ def test_mcp_is_tried_with_the_server_that_lesson_5_exported(tmp_path, server, m
     assert ran.exists()
 
 
-@pytest.mark.parametrize(("seconds", "why"), [(0, ""), (2.2, "it took 2 s, and 0 are promised")])
+@pytest.mark.parametrize(
+    ("seconds", "why"),
+    [(0, ""), (2.2, r"it took [2-9] s, and 0 are promised")],  # 3 on a busy machine
+)
 def test_a_request_that_ends_after_its_deadline_is_seen(tmp_path, server, seconds, why):
     switched = []
 
@@ -391,7 +394,7 @@ def test_a_request_that_ends_after_its_deadline_is_seen(tmp_path, server, second
             next(c for c in criteria.CRITERIA if c.check is criteria.in_time), agent
         )
 
-    assert on(tmp_path, server, work).why == why
+    assert re.fullmatch(why, on(tmp_path, server, work).why)
     assert switched == ["hang", None]
 
 

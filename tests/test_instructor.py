@@ -24,7 +24,8 @@ def cost(calls, prices):
     return (sent * prices["in"] + written * prices["out"]) / 1_000_000"""
 RIGHT_LEAKED = """\
 def leaked(requests, secrets):
-    return [secret for secret in secrets if secret in json.dumps(requests, ensure_ascii=False)]"""
+    said = json.dumps(requests, ensure_ascii=False).replace("\\\\", "")
+    return [secret for secret in secrets if secret in said]"""
 
 
 def code(name: str, source: str, *tags: str):
@@ -169,7 +170,7 @@ while True:
 HUNGRY = "def leaked(requests, secrets):\n    return len(bytearray(40_000_000_000))"
 GREEDY = """\
 import subprocess, sys
-eat = "x = [bytearray(150_000_000).replace(b'a', b'b') for _ in range(2)]; input()"
+eat = "x = [bytearray(b'b') * 150_000_000 for _ in range(2)]; input()"
 children = [subprocess.Popen([sys.executable, "-c", eat], stdin=subprocess.PIPE) for _ in range(4)]
 [child.wait() for child in children]"""
 KILLER = RIGHT_COST + "\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
