@@ -58,6 +58,7 @@ _WORDS = {
     r"(?:the )?middle of|mid": "middle of",
     r"late(?= next)": "end of",
 }
+SHORT = "(?:" + "|".join(s for s, m in _WORDS.items() if m in (*_WEEKDAYS, *_MONTHS)) + ")"
 _TIMES = (
     r"\b(?:at |by |before |around )?(?:\d{1,2}(?:[:.]\d{2})? ?(?:am|pm)|\d{1,2}:\d{2}"
     r"|\d{1,2} o'?clock|noon|midday|midnight|lunch(?:time)?|cob|eod"

@@ -7,6 +7,7 @@ import json
 import time
 
 import pytest
+from agents import SQLiteSession
 
 from helpers import asked
 from helpers.agent import guardrails, memory, pointing, second_look
@@ -73,6 +74,33 @@ def test_a_call_is_carried_out_and_told_by_plain_code(store):
     assert items[-1] == {"role": "assistant", "content": turn.text}
     assert "function complete_task" in turn.spans
     assert turn.tokens["in"] > 0
+
+
+def test_each_remembered_call_is_sent_with_its_own_result(store):
+    """The Agents SDK keeps the last item of each id, so two exchanges may not share one."""
+    server = HostedStandIn(script=[text("Hello!")], key=None)
+
+    async def run():
+        session = SQLiteSession("ids")
+        for number in (1, 2):
+            call = {"name": "complete_task", "arguments": {"task_id": number}}
+            call["result"] = store.complete(number)
+            await session.add_items(memory.exchange(f"finish task {number}", [call], "Done."))
+        models = {"main": remote(server.url, "none", "main")}
+        async with TaskAgent(store, "ids", models=models, session=session) as agent:
+            await agent.turn("hello")
+        session.close()
+
+    asyncio.run(run())
+    server.stop()
+    sent = server.requests[0].body["messages"]
+    calls = [call for m in sent for call in m.get("tool_calls") or ()]
+    results = {m["tool_call_id"]: json.loads(m["content"]) for m in sent if m["role"] == "tool"}
+    told = [
+        (json.loads(call["function"]["arguments"])["task_id"], results[call["id"]]["task_id"])
+        for call in calls
+    ]
+    assert told == [(1, 1), (2, 2)]
 
 
 def test_words_are_passed_on(store):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 import types
 
 import httpx
@@ -376,16 +377,23 @@ def test_mcp_is_tried_with_the_server_that_lesson_5_exported(tmp_path, server, m
 
 @pytest.mark.parametrize(
     ("seconds", "why"),
-    [(0, ""), (2.2, r"it took [2-9] s, and 0 are promised")],  # 3 on a busy machine
+    [(0, ""), (2.2, "it took 2 s, and 0 are promised")],
 )
-def test_a_request_that_ends_after_its_deadline_is_seen(tmp_path, server, seconds, why):
-    switched = []
+def test_a_request_that_ends_after_its_deadline_is_seen(
+    tmp_path, server, monkeypatch, seconds, why
+):
+    switched, passed = [], []
+    # Only what the test says passes: on a busy machine, real seconds would be more.
+    clock = types.SimpleNamespace(
+        monotonic=lambda: float(sum(passed)), monotonic_ns=time.monotonic_ns
+    )
+    monkeypatch.setattr(criteria, "time", clock)
 
     async def work(agent):
         say = agent.say
 
         async def slowly(*args):
-            await asyncio.sleep(seconds)
+            passed.append(seconds)
             return await say(*args)
 
         agent.say, agent.env["AGENT_DEADLINE"] = slowly, "0.1"
@@ -394,7 +402,7 @@ def test_a_request_that_ends_after_its_deadline_is_seen(tmp_path, server, second
             next(c for c in criteria.CRITERIA if c.check is criteria.in_time), agent
         )
 
-    assert re.fullmatch(why, on(tmp_path, server, work).why)
+    assert on(tmp_path, server, work).why == why
     assert switched == ["hang", None]
 
 

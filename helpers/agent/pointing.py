@@ -23,7 +23,7 @@ from helpers.asked import (
     titled,
     words,
 )
-from helpers.dates import MONTH, WEEKDAY, parse_due
+from helpers.dates import MONTH, SHORT, WEEKDAY, parse_due
 from helpers.settings import today
 
 Message = Mapping[str, Any]
@@ -410,7 +410,7 @@ def _in_its_part(
 # What may stand behind "same for the oil," and is another wish.
 _TELLS = re.compile(
     rf"{WHEN}|\d|\b(?:days?|weeks?|weekends?|months?|years?|low|medium|high|urgent|priority"
-    r"|mon|tues?|wed|thu(?:rs?)?|fri|sat|sun|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)\b",
+    rf"|{SHORT})\b",
     re.I,
 )
 

@@ -48,7 +48,7 @@ _WANTED = re.compile(r"\b(?:wants?|needs?|due|ready|deadline|must|(?:has|have|go
 _NOT = re.compile(r"\b(?:not|no|never|cannot|cant)\b|n['\u2019]t\b", re.I)
 _DEADLINE = re.compile(rf"\bby ({WHEN})", re.I)
 # A part that is nothing but a date: "make it high, and by the 22nd please".
-_DATED = re.compile(rf"\W*(?:by|due|for) ({WHEN})(?:,? (?:please|pls|then|too))*\W*", re.I)
+_ONLY_DATE = re.compile(rf"\W*(?:by|due|for) ({WHEN})(?:,? (?:please|pls|then|too))*\W*", re.I)
 _MANY = re.compile(r"\b(?:both|all|each|them|those|these|the two)\b", re.I)
 
 
@@ -196,7 +196,7 @@ def _deadline(text: str, calls: Sequence[Call]) -> str:
         for date in _DEADLINE.findall(part)
         if _WANTED.search(part) and not _NOT.search(part)
     ]
-    said += [found[1] for part in asking_parts(text) if (found := _DATED.fullmatch(part))]
+    said += [found[1] for part in asking_parts(text) if (found := _ONLY_DATE.fullmatch(part))]
     if len(said) != 1 or len(done) != 1 or done[0]["name"] not in ("create_task", "update_task"):
         return ""
     dated = "due" in done[0]["arguments"]
