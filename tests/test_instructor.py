@@ -260,7 +260,7 @@ def submissions(released, lesson, tmp_path_factory) -> Path:
 
 
 # Time enough for an honest cell on a busy machine; two cells in this class use it up.
-LIMITS = {"seconds": 300, "cell_seconds": 20, "memory_mb": 700, "output_kb": 200}
+LIMITS = {"seconds": 300, "cell_seconds": 10, "memory_mb": 700, "output_kb": 200}
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +313,7 @@ def test_right_answers_have_all_points_and_stubs_none(graded):
 @pytest.mark.parametrize(
     "learner, said",
     [
-        ("loop", "took longer than 20 seconds"),
+        ("loop", "took longer than 10 seconds"),
         ("stubborn", "could not be interrupted"),
         ("greedy", "more than 700 MB of memory"),
         ("killer", "ended the kernel"),
