@@ -26,22 +26,6 @@ os.environ.pop("COURSE_SKILL", None)
 _holds = pytest.StashKey[bool]()
 
 
-# A file is one worker's. Those that take longest come first, so that no worker is left alone with
-# one of them at the end.
-LONGEST = (
-    "test_browser.py", "test_integrations.py", "test_skill.py", "test_ladder.py",
-    "L07_capstone_task_api_agent.ipynb", "test_backend.py", "test_storm.py",
-    "test_skill_blocks.py", "L04_tool_calling.ipynb", "test_mcp_tools.py",
-    "L06_errors_and_fallbacks.ipynb", "test_instructor.py", "test_instructor_batch.py",
-)  # fmt: skip
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Bring the files that take longest to the front; within a file nothing moves."""
-    place = {name: at for at, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Start the shared services early, so that their slow imports overlap other tests."""
     if hasattr(config, "workerinput") or config.option.collectonly:
