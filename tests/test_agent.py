@@ -428,6 +428,17 @@ def test_what_is_pointed_at_without_a_name():
     assert check(ToolCall("update_task", {"task_id": 2, "status": "in_progress"})) is None
 
 
+def test_capitals_are_sent_to_the_model_in_small_letters(store):
+    script = [tool_call("create_task", title="call mum"), tool_call("delete_task", task_id=2)]
+    shouted = "ADD A TASK TO CALL MUM ABOUT LUNCH", "DELETE 2"
+    turns, items, (server,) = play(store, [script], *shouted)
+    assert [len(turn.done) for turn in turns] == [1, 1]
+    sent = [m["content"] for m in server.requests[1].body["messages"] if m["role"] == "user"]
+    assert sent == ["add a task to call mum about lunch", "delete 2"]
+    assert turns[0].done[0]["arguments"]["title"] == "call mum about lunch"  # not half of it loud
+    assert tuple(item["content"] for item in items if item.get("role") == "user") == shouted
+
+
 def test_the_other_one_is_sent_to_the_model_by_its_number(store):
     store.delete(3)
     script = [tool_call("complete_task", task_id=1), tool_call("delete_task", task_id=2)]

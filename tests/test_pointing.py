@@ -118,6 +118,26 @@ def test_a_request_is_put_in_full(text, heard, calls, reads):
     assert pointing.in_full(text, heard, TASKS, calls) == (reads or text)
 
 
+@pytest.mark.parametrize(
+    ("text", "reads"),
+    [
+        ("DELETE 14", "delete 14"),
+        ("hey, DELETE TASK 14 NOW, thx", "hey, delete task 14 now, thx"),
+        ("DON'T DELETE IT, I'M ON IT", "don't delete it, i'm on it"),
+        ("RENAME 4 TO 'Call Ava', NOT \"CALL EVE\"", "rename 4 to 'Call Ava', not \"CALL EVE\""),
+        ("ÄNDERE “Öl” ZU GAS", "ändere “Öl” zu gas"),
+        ("call NASA", "call NASA"),  # a name
+        ("call NASA, FBI and the UN", "call NASA, FBI and the UN"),
+        ("I", "I"),
+        ("14?", "14?"),
+        ("", ""),
+    ],
+)
+def test_a_request_in_capitals_is_put_in_small_letters(text, reads):
+    assert pointing.quiet(text) == reads
+    assert pointing.quiet(reads) == reads
+
+
 def test_what_was_spoken_of_last():
     def topic(*heard):
         return pointing.topic(heard, TASKS)

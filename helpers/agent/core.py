@@ -331,7 +331,7 @@ class TaskAgent:
         said = memory.as_messages(heard)
         if not now.rounds:
             did = memory.done_last(before)
-            now.reads = pointing.in_full(now.text, said, tasks, did)
+            now.reads = pointing.in_full(pointing.quiet(now.text), said, tasks, did)
             if not now.again:
                 now.topic = pointing.topic(said, tasks)
                 now.pointed = pointing.pointed_at(now.text, said, tasks)
@@ -353,7 +353,7 @@ class TaskAgent:
             checked = validate_tool_call({"name": name, "arguments": arguments}, tool_schemas())
             if title := checked.arguments.get("title"):
                 title = titles.whole(title, now.reads)
-                checked.arguments["title"] = titles.whole(title, now.turn.request)
+                checked.arguments["title"] = titles.whole(title, pointing.quiet(now.turn.request))
             what = json.dumps([name, checked.arguments], sort_keys=True)
             if what in now.seen:  # a model that repeats itself is not to be obeyed twice
                 return now.seen[what]
