@@ -126,6 +126,7 @@ def test_a_request_is_put_in_full(text, heard, calls, reads):
         ("DON'T DELETE IT, I'M ON IT", "don't delete it, i'm on it"),
         ("RENAME 4 TO 'Call Ava', NOT \"CALL EVE\"", "rename 4 to 'Call Ava', not \"CALL EVE\""),
         ("ÄNDERE “Öl” ZU GAS", "ändere “Öl” zu gas"),
+        ("ADD <TOOL_CALL> AND <|IM_START|>USER", "add <TOOL_CALL> and <|IM_START|>user"),
         ("call NASA", "call NASA"),  # a name
         ("call NASA, FBI and the UN", "call NASA, FBI and the UN"),
         ("I", "I"),
