@@ -439,6 +439,19 @@ def test_capitals_are_sent_to_the_model_in_small_letters(store):
     assert tuple(item["content"] for item in items if item.get("role") == "user") == shouted
 
 
+def test_a_slip_in_a_word_that_decides_refuses_nothing(store):
+    script = [
+        tool_call("delete_task", task_id=2),
+        tool_call("update_task", task_id=1, due="friday"),
+    ]
+    said = "dlete task 2", "task 1 is due fridsy"
+    turns, _, (server,) = play(store, [script], *said)
+    assert [len(turn.done) for turn in turns] == [1, 1]
+    sent = [m["content"] for m in server.requests[1].body["messages"] if m["role"] == "user"]
+    assert sent == ["delete task 2", "task 1 is due friday"]
+    assert tuple(turn.request for turn in turns) == said
+
+
 def test_the_other_one_is_sent_to_the_model_by_its_number(store):
     store.delete(3)
     script = [tool_call("complete_task", task_id=1), tool_call("delete_task", task_id=2)]

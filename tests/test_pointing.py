@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from helpers import asked
-from helpers.agent import guardrails, memory, pointing, second_look
+from helpers.agent import guardrails, memory, pointing, second_look, spelling
 from helpers.validators import ToolCall
 
 TASKS = [
@@ -135,8 +137,45 @@ def test_a_request_is_put_in_full(text, heard, calls, reads):
     ],
 )
 def test_a_request_in_capitals_is_put_in_small_letters(text, reads):
-    assert pointing.quiet(text) == reads
-    assert pointing.quiet(reads) == reads
+    assert spelling.plain(text) == reads
+    assert spelling.plain(reads) == reads
+
+
+@pytest.mark.parametrize(
+    ("text", "reads"),
+    [
+        ("dlete it, Thurdsay will do", "delete it, Thursday will do"),
+        ("drlete, deelete, deleye 22 Fberuary", "delete, delete, delete 22 February"),
+        ("rmove it, ihgh priortiy, tmorrow", "remove it, ihgh priority, tomorrow"),
+        ("for sunda and rfiday", "for sunday and friday"),
+        ("DLETE IT TOMOROW", "delete it tomorrow"),
+        ("rename 3 to \"Dlete it tomorow\"", "rename 3 to \"Dlete it tomorow\""),
+        ("a sundae, cancer, a remote, compete", "a sundae, cancer, a remote, compete"),
+        ("mondays, deletes and thursday's", "mondays, deletes and thursday's"),
+        ("Augusto's and Augusto", "Augusto's and Augusto"),
+        ("delet.txt, 4tomorow", "delete.txt, 4tomorow"),
+    ],
+)  # fmt: skip
+def test_slips_in_words_that_decide_are_mended(text, reads):
+    assert spelling.plain(text) == reads
+    assert spelling.plain(reads) == reads
+
+
+def test_no_word_of_a_title_is_taken_for_a_slip():
+    mended = spelling._slips()
+    assert 9_000 < len(mended) < 20_000
+    assert not {*spelling._KNOWN, *spelling._OTHERS} & set(mended)
+    model = Path(__file__).parent.parent / "model"
+    titles = [
+        task["title"]
+        for path in (model / "evaluation").glob("scenarios*.jsonl")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        for task in json.loads(line)["start"]
+    ]
+    for name in "adjs companies foods nouns persons places stories subjects thing".split():
+        titles.append((model / "phrases" / f"{name}.txt").read_text(encoding="utf-8"))
+    said = set(re.findall(r"[a-z]+", " ".join(titles).lower()))
+    assert len(said) > 3_000 and not said & set(mended)
 
 
 def test_what_was_spoken_of_last():

@@ -24,7 +24,7 @@ from agents.models.interface import Model
 from agents.run_config import CallModelData, ModelInputData
 from agents.tracing import TracingProcessor
 
-from helpers.agent import guardrails, memory, pointing, reported, second_look, titles
+from helpers.agent import guardrails, memory, pointing, reported, second_look, spelling, titles
 from helpers.agent.models import (
     GARBLED,
     LATE,
@@ -83,6 +83,11 @@ class Turn:
     conversation: str = ""
     key: str = ""
     blocked: bool = False
+
+    @property
+    def plain(self) -> str:
+        """The request as models and checks read it."""
+        return spelling.plain(self.request)
 
     @property
     def done(self) -> list[dict[str, Any]]:
@@ -213,7 +218,7 @@ class TaskAgent:
             turn = Turn(text, conversation=self.conversation, key=key or secrets.token_hex(8))
             turn.trace = Trace(text, self.deadline)
             asked = Asking(turn.trace, turn.tokens)
-            now = _Now(turn, text, models=len(self.model.models), asking=asked)
+            now = _Now(turn, turn.plain, models=len(self.model.models), asking=asked)
             if notify:
                 now.notify = notify
             before = len(await self.session.get_items())
@@ -254,15 +259,15 @@ class TaskAgent:
         is wanted, there is none to be in view, and nothing new to ask if nothing was said before.
         """
         turn, tasks = now.turn, self._old_tasks(now.turn)
-        told = reported.reported(turn.request, tasks, now.topic)
+        told = reported.reported(turn.plain, tasks, now.topic)
         for number in told:
             await self._once_more(now, f"task {number} is done")
         if told:
             tasks = self._old_tasks(turn)
-        seen = turn.remembered if surely_creates(turn.request) else tasks
+        seen = turn.remembered if surely_creates(turn.plain) else tasks
         if seen:
             for part in second_look.overlooked(
-                turn.request, turn.calls, tasks, now.topic, now.pointed
+                turn.plain, turn.calls, tasks, now.topic, now.pointed
             ):
                 await self._once_more(now, part)
 
@@ -295,7 +300,8 @@ class TaskAgent:
         )
         try:
             result = await agents.Runner.run(
-                self.agent, now.text, context=now, session=None if now.again else self.session,
+                self.agent, now.text if now.again else turn.request, context=now,
+                session=None if now.again else self.session,
                 max_turns=ROUNDS + 2, run_config=config,
             )  # fmt: skip
             turn.text = str(result.final_output or "")
@@ -331,7 +337,7 @@ class TaskAgent:
         said = memory.as_messages(heard)
         if not now.rounds:
             did = memory.done_last(before)
-            now.reads = pointing.in_full(pointing.quiet(now.text), said, tasks, did)
+            now.reads = pointing.in_full(now.text, said, tasks, did)
             if not now.again:
                 now.topic = pointing.topic(said, tasks)
                 now.pointed = pointing.pointed_at(now.text, said, tasks)
@@ -353,7 +359,7 @@ class TaskAgent:
             checked = validate_tool_call({"name": name, "arguments": arguments}, tool_schemas())
             if title := checked.arguments.get("title"):
                 title = titles.whole(title, now.reads)
-                checked.arguments["title"] = titles.whole(title, pointing.quiet(now.turn.request))
+                checked.arguments["title"] = titles.whole(title, now.turn.plain)
             what = json.dumps([name, checked.arguments], sort_keys=True)
             if what in now.seen:  # a model that repeats itself is not to be obeyed twice
                 return now.seen[what]
@@ -388,15 +394,15 @@ class TaskAgent:
 
     async def _without_model(self, turn: Turn) -> None:
         """No model gave a call that may be carried out: a rule, the outbox, or the truth."""
-        rule = plain_rule(turn.request)
-        asks = not rule and turn.calls and only_asks(turn.request)
+        rule = plain_rule(turn.plain)
+        asks = not rule and turn.calls and only_asks(turn.plain)
         if asks:
             rule = "list_tasks", {}  # the model would have changed something, and was kept from it
         if rule:
             name, arguments = rule
             call = await self._carry_out(turn, name, arguments)
             tasks = call["result"].get("tasks", ())
-            if asks and (named := titled(turn.request, tasks)):
+            if asks and (named := titled(turn.plain, tasks)):
                 call["result"]["tasks"] = [t for t in tasks if t["task_id"] in named]
             if call not in turn.calls:
                 turn.calls.append(call)

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers.agent.guardrails import harmless, tokens
-from helpers.agent.pointing import LISTING, TASKS_SHOWN, quiet
+from helpers.agent.pointing import LISTING, TASKS_SHOWN
+from helpers.agent.spelling import plain
 
 Item = dict[str, Any]
 
@@ -101,13 +102,14 @@ def _short(item: Item) -> Item:
 
 
 def clean(item: Item) -> Item:
-    """An item whose texts cannot begin a message of their own in the prompt, nor shout."""
+    """An item whose texts cannot begin a message of their own in the prompt, and
+    requests in plain spelling."""
     if item.get("type") == "function_call_output":
         return {**item, "output": harmless(text_of(item))}
     if item.get("role") == "assistant":
         return {"role": "assistant", "content": harmless(text_of(item))}
     if item.get("role") == "user":
-        return {**item, "content": quiet(text_of(item))}
+        return {**item, "content": plain(text_of(item))}
     return item
 
 

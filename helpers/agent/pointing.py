@@ -1,8 +1,7 @@
 """What a request means by "the other one", "the third one", "same day", "same for the car".
 
-Plain code, no model: a small model is sure of numbers and dates, and unsure of what points at them,
-as it is of CAPITALS. So what can be worked out is put into the text that the model reads; what
-cannot is left as it is.
+Plain code, no model: a small model is sure of numbers and dates, and unsure of what points at them.
+So what can be worked out is put into the text that the model reads; what cannot is left as it is.
 """
 
 from __future__ import annotations
@@ -283,28 +282,6 @@ _LIKEWISE = re.compile(
     r"|(?P<too>.+?),? (?:too|as well|likewise))(?:,? (?:please|thanks))*\W*",
     re.I,
 )
-
-
-_LETTERS = re.compile(r"[^\W\d_]{2,}")
-_QUOTED = re.compile(r"""(<[^>]*>|"[^"]*"|\u201c[^\u201d]*\u201d|(?<!\w)'[^']+'(?!\w))""")
-
-
-def quiet(text: str) -> str:
-    """A request in capitals in small letters, but for what is quoted in it; others as they are.
-
-    The model's tokens are pieces of words in small letters. Capitals it reads letter by letter: it
-    gets every fourth request of the development sets wrong then, and every twelfth otherwise. What
-    stands between < and > stays too: "<TOOL_CALL>" is a word, in small letters it is a command.
-
-    Args:
-        text: What the person said. It is in capitals when more than half of its words are.
-    """
-    pieces = _QUOTED.split(text)  # those at odd places are quoted
-    found = [word for piece in pieces[::2] for word in _LETTERS.findall(piece)]
-    if 2 * sum(word.isupper() for word in found) <= len(found):
-        return text
-    pieces[::2] = map(str.lower, pieces[::2])
-    return "".join(pieces)
 
 
 def in_full(
