@@ -146,7 +146,7 @@ def test_a_request_in_capitals_is_put_in_small_letters(text, reads):
     [
         ("dlete it, Thurdsay will do", "delete it, Thursday will do"),
         ("drlete, deelete, deleye 22 Fberuary", "delete, delete, delete 22 February"),
-        ("rmove it, ihgh priortiy, tmorrow", "remove it, ihgh priority, tomorrow"),
+        ("rremove it, ihgh priortiy, tmorrow", "remove it, ihgh priority, tomorrow"),
         ("for sunda and rfiday", "for sunday and friday"),
         ("DLETE IT TOMOROW", "delete it tomorrow"),
         ("rename 3 to \"Dlete it tomorow\"", "rename 3 to \"Dlete it tomorow\""),
