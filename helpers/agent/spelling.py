@@ -1,8 +1,9 @@
-"""A request as the model and the checks read it: no capitals, no slip in a word that decides.
+"""A request as the model and the checks read it: no capitals, no slip in a word that decides, no
+greeting before it and no thanks behind it.
 
-Plain code, no model. A check that looks for "delete" refuses what was asked for as "dlete", and no
-tool knows the date "tomorow". What is quoted stays as it is, and so does the conversation that is
-kept: only what is read of it is plain.
+Plain code, no model. A check that looks for "delete" refuses what was asked for as "dlete", no tool
+knows the date "tomorow", and "is it due today? Thanks!" is still a question. What is quoted stays
+as it is, and so does the conversation that is kept: only what is read of it is plain.
 """
 
 from __future__ import annotations
@@ -12,10 +13,22 @@ import re
 import string
 from collections.abc import Iterator
 
+from helpers.asked import only_courtesy
+
 # What stands between < and > stays too: "<TOOL_CALL>" is a word, in small letters a command.
 _QUOTED = re.compile(r"""(<[^>]*>|"[^"]*"|\u201c[^\u201d]*\u201d|(?<!\w)'[^']+'(?!\w))""")
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 _WORD = re.compile(r"(?<![\w'\u2019-])[A-Za-z]{4,}(?![\w'\u2019-])")
+
+# Nobody's title: a mark keeps them apart from the rest.
+_HELLO = re.compile(
+    r"^\s*(?:(?:hi|hello|hey)(?: there| again)?|hiya|good (?:morning|afternoon|evening))[,.!]+\s+",
+    re.I,
+)
+_THANKS = re.compile(
+    r"(?:(?<=[.!?])|,)\s*(?:many thanks|thank you|thanks(?: a lot)?|thx|cheers|ta)[.!]*\s*$",
+    re.I,
+)
 
 # Words that decide what a request wants, few of which have a neighbour among English words.
 _KNOWN = tuple(
@@ -33,7 +46,7 @@ _OTHERS = frozenset(
 
 def plain(text: str) -> str:
     """A request in capitals in small letters, and slips of the finger mended in the words that
-    decide; what is quoted, and everything else, as it is.
+    decide, without a greeting or thanks; what is quoted, and everything else, as it is.
 
     The model's tokens are pieces of words in small letters. Capitals it reads letter by letter: it
     gets every fourth request of the development sets wrong then, and every twelfth otherwise.
@@ -47,7 +60,8 @@ def plain(text: str) -> str:
     if 2 * sum(word.isupper() for word in found) > len(found):
         pieces[::2] = map(str.lower, pieces[::2])
     pieces[::2] = (_WORD.sub(_mended, piece) for piece in pieces[::2])
-    return "".join(pieces)
+    said = "".join(pieces)
+    return said if only_courtesy(said) else _HELLO.sub("", _THANKS.sub("", said))
 
 
 def _mended(word: re.Match[str]) -> str:
