@@ -123,6 +123,7 @@ def test_a_request_is_put_in_full(text, heard, calls, reads):
 @pytest.mark.parametrize(
     ("text", "reads"),
     [
+        # capitals
         ("DELETE 14", "delete 14"),
         ("hey, DELETE TASK 14 NOW", "delete task 14 now"),
         ("DON'T DELETE IT, I'M ON IT", "don't delete it, i'm on it"),
@@ -134,36 +135,18 @@ def test_a_request_is_put_in_full(text, heard, calls, reads):
         ("I", "I"),
         ("14?", "14?"),
         ("", ""),
-    ],
-)
-def test_a_request_in_capitals_is_put_in_small_letters(text, reads):
-    assert spelling.plain(text) == reads
-    assert spelling.plain(reads) == reads
-
-
-@pytest.mark.parametrize(
-    ("text", "reads"),
-    [
+        # slips in words that decide
         ("dlete it, Thurdsay will do", "delete it, Thursday will do"),
         ("drlete, deelete, deleye 22 Fberuary", "delete, delete, delete 22 February"),
         ("rremove it, ihgh priortiy, tmorrow", "remove it, ihgh priority, tomorrow"),
         ("for sunda and rfiday", "for sunday and friday"),
         ("DLETE IT TOMOROW", "delete it tomorrow"),
-        ("rename 3 to \"Dlete it tomorow\"", "rename 3 to \"Dlete it tomorow\""),
+        ('rename 3 to "Dlete it tomorow"', 'rename 3 to "Dlete it tomorow"'),
         ("a sundae, cancer, a remote, compete", "a sundae, cancer, a remote, compete"),
         ("mondays, deletes and thursday's", "mondays, deletes and thursday's"),
         ("Augusto's and Augusto", "Augusto's and Augusto"),
         ("delet.txt, 4tomorow", "delete.txt, 4tomorow"),
-    ],
-)  # fmt: skip
-def test_slips_in_words_that_decide_are_mended(text, reads):
-    assert spelling.plain(text) == reads
-    assert spelling.plain(reads) == reads
-
-
-@pytest.mark.parametrize(
-    ("text", "reads"),
-    [
+        # greeting and thanks
         ("Hi again, are any of these due this month? Ta!", "are any of these due this month?"),
         ("Good morning. Delete task 3, thanks a lot", "Delete task 3"),
         ("HELLO THERE! DELETE 3. THX!", "delete 3."),
@@ -175,7 +158,7 @@ def test_slips_in_words_that_decide_are_mended(text, reads):
         ("rename 3 to 'thank you'", "rename 3 to 'thank you'"),
     ],
 )
-def test_greeting_and_thanks_are_left_out(text, reads):
+def test_a_request_is_read_in_plain_spelling(text, reads):
     assert spelling.plain(text) == reads
     assert spelling.plain(reads) == reads
 

@@ -1,7 +1,7 @@
 """The Task API agent of lesson L07: one core, and three surfaces over it.
 
 ``guardrails``  what a request and a call must keep to
-``spelling``    the request without capitals, and without slips in the words that decide
+``spelling``    the request without capitals, courtesy, and slips in the words that decide
 ``pointing``    what "the other one" or "same for the car" means, put into the text
 ``reported``    which tasks a request reports as done
 ``titles``      a title as far as it goes in the request
