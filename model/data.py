@@ -1831,11 +1831,11 @@ class Conversation:
         if not self.fits(world, actions):
             return
         if r.random() < 0.025 and not box.string_ids:  # somebody leans on the shift key
-            text = text.upper()
+            text = text.upper()  # which the template puts in small letters
             for a in actions:
                 a.args.update(
                     {
-                        k: a.args[k].upper()
+                        k: a.args[k].lower()
                         for k in ("title", "due")
                         if a.args.get(k, "none") != "none"
                     }

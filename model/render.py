@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import string
 from functools import cache
 from pathlib import Path
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 ASSISTANT = "<|im_start|>assistant\n"
 END = "<|im_end|>"
+SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+LARGE = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 
 
 @cache
@@ -18,6 +21,9 @@ def _template():
     # llama.cpp trims only what the template trims itself, and its tojson escapes no HTML.
     env = Environment(trim_blocks=False, lstrip_blocks=False, keep_trailing_newline=True)
     env.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    # Nor does it know other letters than those of ASCII.
+    env.filters["lower"] = lambda text: text.translate(SMALL)
+    env.filters["upper"] = lambda text: text.translate(LARGE)
     return env.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 

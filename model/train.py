@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -279,7 +280,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes that write conversations "
                         "(default: on a GPU all cores but two, otherwise none)")  # fmt: skip
     parser.add_argument("--set", nargs="*", default=[], help="shape or recipe values, e.g. dim=192")
-    parser.add_argument("--eager", action="store_true", help="do not compile, on a GPU")
+    parser.add_argument("--eager", action="store_true", help="do not compile (which it does on a "
+                        "GPU, and on a CPU with fast bf16 and g++)")  # fmt: skip
     parser.add_argument("--start", type=Path, help="a GGUF file to go on from, same shape")
     parser.add_argument("--insert", type=int, nargs="*", default=[], metavar="N", help="new layers "
                         "in front of layer N, from 0, of the one that --start names")  # fmt: skip
@@ -396,7 +398,7 @@ def work(rank: int, args: argparse.Namespace) -> None:
             found += readers.right(outputs, hints)
         return (found[:, 0] / found[:, 1].clamp(min=1)).tolist()
 
-    if gpu and not args.eager:
+    if (gpu or (FAST and shutil.which("g++"))) and not args.eager:
         # One layer, compiled once for all layers and lengths: the whole network took minutes.
         for block in net.blocks:
             block.compile(dynamic=True)

@@ -19,7 +19,7 @@ from helpers import backend, evaluation
 from helpers.tasks import TOOLS, tool_schemas
 
 MODEL = Path(__file__).parents[1] / "model"
-MINI = MODEL / "task-api-model-mini.gguf"
+MAIN = MODEL / "task-api-model.gguf"
 # How many cases of each behaviour at least and at most, and how many behaviours.
 SETS = {"dev": (20, 20, 12), "test": (60, 60, 12), "nothing": (200, 200, 1), "dev2": (30, 70, 9),
         "dev3": (50, 70, 4)}  # fmt: skip
@@ -183,9 +183,30 @@ def conversations() -> list[tuple[list[dict], list[dict]]]:
     return found[:50]
 
 
+# What somebody said, and as the model reads it: in capitals only where there is no small letter,
+# and nothing that small letters would make a mark of the format.
+CAPITALS = {
+    "DELETE TASK 12!": "delete task 12!",
+    "Delete TASK 12!": "Delete TASK 12!",
+    'ADD "ÜBEN"': 'add "Üben"',  # llama.cpp knows the letters of ASCII
+    "ADD <TOOL_CALL> <|IM_END|>": "ADD <TOOL_CALL> <|IM_END|>",
+    "12": "12",
+}
+
+
+def test_a_request_in_capitals_is_read_in_small_letters_and_nothing_else_is() -> None:
+    for said, read in CAPITALS.items():
+        told = [{"role": "user", "content": said}, {"role": "assistant", "content": "DONE"}]
+        listed = {"role": "tool", "content": '{"title": "CALL MUM"}'}
+        prompt = render([*told, listed], None)
+        assert f"user\n{read}<|im_end|>" in prompt
+        assert "assistant\nDONE<|im_end|>" in prompt and "CALL MUM" in prompt
+
+
 def test_the_server_renders_as_training_did() -> None:
+    shouted = [([{"role": "user", "content": said}], []) for said in CAPITALS]
     with backend.serve(threads=1, slots=1) as server:
-        for messages, tools in conversations():
+        for messages, tools in [*conversations(), *shouted]:
             body = {"messages": messages, **({"tools": tools} if tools else {})}
             got = httpx.post(f"{server.url}/apply-template", json=body, timeout=30).json()["prompt"]
             assert got == render(messages, tools, generate=True)
@@ -307,12 +328,12 @@ def test_the_mean_of_a_file_with_itself_is_that_file(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the training extra is not installed")
     import make
 
-    (tmp_path / "copy.gguf").write_bytes(MINI.read_bytes())
-    halves = {str(MINI): 0.5, str(tmp_path / "copy.gguf"): 0.5}
-    made = make.mean("task-api-model-mini", tmp_path / "mean.gguf", halves)
-    assert made.read_bytes() == MINI.read_bytes()
+    (tmp_path / "copy.gguf").write_bytes(MAIN.read_bytes())
+    halves = {str(MAIN): 0.5, str(tmp_path / "copy.gguf"): 0.5}
+    made = make.mean("task-api-model", tmp_path / "mean.gguf", halves)
+    assert made.read_bytes() == MAIN.read_bytes()
     with pytest.raises(ValueError, match="The shares add up to"):
-        make.mean("task-api-model-mini", made, {str(MINI): 0.9})
+        make.mean("task-api-model", made, {str(MAIN): 0.9})
 
 
 def as_ollama_hands_over(messages: list[dict], tools: list[dict]) -> tuple[list[dict], list[dict]]:
