@@ -48,8 +48,9 @@ def plain(text: str) -> str:
     """A request in capitals in small letters, and slips of the finger mended in the words that
     decide, without a greeting or thanks; what is quoted, and everything else, as it is.
 
-    The model's tokens are pieces of words in small letters. Capitals it reads letter by letter: it
-    gets every fourth request of the development sets wrong then, and every twelfth otherwise.
+    The model's tokens are pieces of words in small letters, and capitals are read letter by letter.
+    Its template makes a request small that is all in capitals; the checks read no template, and
+    people who hold the shift key let go of it now and then, or quote a title.
 
     Args:
         text: What the person said. It is in capitals when more than half of its words are. A slip
