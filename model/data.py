@@ -1830,8 +1830,9 @@ class Conversation:
             return
         if not self.fits(world, actions):
             return
-        if r.random() < 0.025 and not box.string_ids:  # somebody leans on the shift key
-            text = text.upper()  # which the template puts in small letters
+        # Somebody leans on the shift key. The template puts that in small letters, those of ASCII.
+        if r.random() < 0.025 and not box.string_ids and text.isascii():
+            text = text.upper()
             for a in actions:
                 a.args.update(
                     {

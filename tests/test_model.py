@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import httpx
@@ -75,6 +75,26 @@ def test_generator_never_yields_an_evaluation_request() -> None:
         messages, _tools = next(stream)
         for m in messages:
             assert m["role"] != "user" or data.fingerprint(m["content"]) not in frozen
+
+
+def test_what_is_wanted_of_a_request_in_capitals_is_what_the_model_reads_of_it() -> None:
+    pytest.importorskip("faker", reason="the training extra is not installed")
+    pytest.importorskip("wonderwords", reason="the training extra is not installed")
+    import data
+
+    seen = 0
+    for messages, _tools in islice(data.conversations(3), 6000):
+        for said, answer in pairwise(messages):
+            if said["role"] != "user" or not said["content"].isupper():
+                continue
+            if not answer.get("learn", True):  # a mistake that an error follows
+                continue
+            for call in answer.get("tool_calls") or []:
+                made = json.loads(call["function"]["arguments"])
+                if call["function"]["name"] == "create_task" and "title" in made:
+                    assert made["title"] in render([said], None)
+                    seen += 1
+    assert seen > 5
 
 
 def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
