@@ -357,16 +357,20 @@ def test_the_mean_of_a_file_with_itself_is_that_file(tmp_path: Path) -> None:
 
 
 def as_ollama_hands_over(messages: list[dict], tools: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Properties and arguments in alphabetical order, arguments as compact JSON."""
-    tools = json.loads(json.dumps(tools))
+    """Properties and arguments in alphabetical order; the template writes required ones first."""
+    tools, required = json.loads(json.dumps(tools)), {}
     for tool in tools:
         parameters = tool["function"]["parameters"]
         parameters["properties"] = dict(sorted(parameters["properties"].items()))
+        required[tool["function"]["name"]] = parameters.get("required", [])
     messages = json.loads(json.dumps(messages))
     for message in messages:
         for call in message.get("tool_calls") or []:
             arguments = json.loads(call["function"]["arguments"])
-            text = json.dumps(arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            first = required.get(call["function"]["name"], [])
+            order = [name for name in first if name in arguments]
+            order += sorted(name for name in arguments if name not in first)
+            text = json.dumps({name: arguments[name] for name in order}, ensure_ascii=False)
             # Go's encoder escapes these three; so does Ollama.
             for sign in "&<>":
                 text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -392,5 +396,6 @@ def test_modelfile_renders_as_the_jinja_template(tmp_path: Path) -> None:
     run = subprocess.run(["go", "run", str(source), str(template)], input="\n".join(lines),
                          capture_output=True, text=True, timeout=300)  # fmt: skip
     assert run.returncode == 0, run.stderr
-    got = [json.loads(line) for line in run.stdout.splitlines()]
+    mark, *got = [json.loads(line) for line in run.stdout.splitlines()]
     assert got == expected
+    assert mark == "<tool_call>"  # else no call would be seen
