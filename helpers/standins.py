@@ -618,8 +618,8 @@ class OllamaStandIn(_Server):
             "format": "gguf",
             "family": "llama",
             "families": ["llama"],
-            "parameter_size": "3M",
-            "quantization_level": "F16",
+            "parameter_size": "8.0M",
+            "quantization_level": "Q8_0",
         }
 
     def _show(self) -> dict[str, Any]:

@@ -10,13 +10,18 @@ import sys
 from importlib import metadata
 
 import httpx
+import openai
 import pytest
 import yaml
 from agent_brain import brain
 from packaging.requirements import Requirement
 
 from helpers.agent import export, guardrails, service
-from helpers.settings import CourseError
+from helpers.clients import DETERMINISTIC
+from helpers.proxy import serve_proxy
+from helpers.settings import MODEL, CourseError
+from helpers.standins import HostedStandIn, OllamaStandIn, tool_call
+from helpers.tasks import tool_schemas
 
 KEY = "a-key-that-is-long-enough"
 
@@ -77,7 +82,16 @@ def test_container_files_name_what_is_there(folder):
     copied = [w for line in re.findall(r"^COPY (.+) \S+$", docker, re.M) for w in line.split()]
     assert copied and all((folder / name).exists() for name in copied)
     compose = yaml.safe_load((folder / "compose.yaml").read_text(encoding="utf-8"))
-    assert {"agent", "proxy", "backend", "spare", "ollama"} == set(compose["services"])
+    assert {"agent", "proxy", "backend", "spare"} == set(compose["services"])
+    ollama = yaml.safe_load((folder / "compose.ollama.yaml").read_text(encoding="utf-8"))
+    assert {"proxy", "backend"} == set(ollama["services"])
+    for services in (compose["services"], ollama["services"]):
+        config = services["proxy"]["command"][services["proxy"]["command"].index("--config") + 1]
+        assert config.removeprefix("/app/") in copied
+    assert "./model:/model:ro" in compose["services"]["backend"]["volumes"]
+    named = re.findall(r"/(model/\S+)", json.dumps([compose, ollama]).replace('"', " "))
+    assert any("Modelfile" in name for name in named)
+    assert all((folder / re.split(r"[,:\\]", name)[0]).exists() for name in named), named
     agent = compose["services"]["agent"]
     fields = {f"AGENT_{name.upper()}" for name in service.Config.__dataclass_fields__}
     assert set(agent["environment"]) <= fields
@@ -85,6 +99,34 @@ def test_container_files_name_what_is_there(folder):
     assert all(port.startswith("127.0.0.1:") for port in agent["ports"])
     for name in ("Dockerfile", "compose.yaml"):
         assert "not with Docker" in (folder / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["litellm.yaml", "litellm-ollama.yaml"])
+def test_the_proxy_of_the_containers_asks_their_backend_for_a_call(folder, tmp_path, config):
+    """With its configuration as it is, but for the address: stand-ins take the backends' place."""
+    script = [tool_call("complete_task", task_id=3)]
+    ollama = "ollama" in config
+    with OllamaStandIn(script) if ollama else HostedStandIn(script, key=None) as backend:
+        text = (folder / config).read_text(encoding="utf-8")
+        url = backend.url.removesuffix("/v1")
+        assert "http://backend:8080" in text
+        (tmp_path / config).write_text(text.replace("http://backend:8080", url), encoding="utf-8")
+        with serve_proxy(tmp_path / config) as proxy:
+            client = openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=proxy.key, max_retries=0)
+            answer = client.chat.completions.create(
+                model=MODEL,
+                messages=[{"role": "user", "content": "finish task 3"}],
+                tools=tool_schemas(),
+                **DETERMINISTIC,
+            )
+        (arrived,) = [request for request in backend.requests if "/chat" in request.path]
+    (call,) = answer.choices[0].message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == (
+        "complete_task",
+        {"task_id": 3},
+    )
+    assert len(arrived.body["tools"]) == 5
 
 
 def test_it_runs_outside_the_course_with_its_own_modules(folder, tmp_path):

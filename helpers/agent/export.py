@@ -74,13 +74,13 @@ if __name__ == "__main__":
 '''
 
 _LITELLM = """\
-# The proxy of compose.yaml: one name for the model, one fallback, one key.
+# The proxy of {compose}: one name for the model, one key.
 model_list:
   - model_name: {model}
     litellm_params:
-      model: openai/{model}
-      api_base: http://backend:8080/v1
-      api_key: none
+      model: {prefix}/{model}
+      api_base: {base}
+      {more}
       timeout: 30
     model_info: {{id: {model}-backend}}
 router_settings: {{num_retries: 0, disable_cooldowns: true}}
@@ -88,6 +88,18 @@ general_settings:
   master_key: os.environ/LITELLM_MASTER_KEY
   custom_auth: helpers.proxy.user_api_key_auth
 """
+_LLAMA_CPP = {
+    "compose": "compose.yaml",
+    "prefix": "openai",
+    "base": "http://backend:8080/v1",
+    "more": "api_key: none",
+}
+_OLLAMA = {
+    "compose": "compose.ollama.yaml",
+    "prefix": "ollama_chat",
+    "base": "http://backend:8080",
+    "more": "drop_params: true # Ollama knows no cache_prompt",
+}
 
 _DOCKERFILE = """\
 # Tried with Podman, a bare Debian 12 with Python 3.11 in place of the image below; not with Docker.
@@ -96,7 +108,7 @@ WORKDIR /app
 COPY requirements.txt constraints.txt ./
 RUN pip install --no-cache-dir -r requirements.txt -c constraints.txt
 COPY helpers ./helpers
-COPY task_agent.py parts.py litellm.yaml pyproject.toml ./
+COPY task_agent.py parts.py litellm.yaml litellm-ollama.yaml pyproject.toml ./
 RUN useradd --create-home agent && mkdir /data && chown agent /data
 USER agent
 ENV AGENT_DIR=/data AGENT_HOST=0.0.0.0 AGENT_PORT=8070 PYTHONUNBUFFERED=1
@@ -108,12 +120,11 @@ CMD ["python", "task_agent.py", "serve"]
 """
 
 _COMPOSE = """\
-# Tried with podman-compose, the course's own llama.cpp in place of its image; not with Docker, and
-# not with Ollama. Its network needs a name server (Podman: netavark and aardvark-dns).
+# Tried with podman-compose, the course's own llama.cpp in place of its image; not with Docker.
+# Its network needs a name server (Podman: netavark and aardvark-dns).
 #   export AGENT_KEY=$(openssl rand -hex 24) LITELLM_MASTER_KEY=sk-$(openssl rand -hex 24)
 #   docker compose up
-# With Ollama in place of llama.cpp: docker compose --profile ollama up, and in litellm.yaml
-#   model: ollama_chat/{model}, api_base: http://ollama:11434
+# With Ollama in place of llama.cpp: docker compose -f compose.yaml -f compose.ollama.yaml up
 services:
   agent:
     build: .
@@ -149,12 +160,26 @@ services:
     <<: *backend
     command: ["-m", "/model/{mini}.gguf", "--alias", "{mini}", "--jinja",
               "--host", "0.0.0.0", "--port", "8080", "-c", "4096", "-np", "4"]
-  ollama:
-    image: ollama/ollama
-    profiles: ["ollama"]
-    volumes: ["./model:/model:ro"]
 volumes:
   tasks:
+"""
+
+_COMPOSE_OLLAMA = """\
+# Laid over compose.yaml, it puts Ollama where llama.cpp was. Not tried with Ollama's image.
+services:
+  proxy:
+    command: ["litellm", "--config", "/app/litellm-ollama.yaml", "--host", "0.0.0.0",
+              "--port", "4000"]
+  backend:
+    image: ollama/ollama
+    environment: {{OLLAMA_HOST: "0.0.0.0:8080"}}
+    entrypoint: ["/bin/sh", "-c"]
+    command:
+      - |
+        ollama serve &
+        until ollama list > /dev/null; do sleep 1; done
+        ollama create {model} -f /model/Modelfile
+        wait
 """
 
 _README = """\
@@ -166,8 +191,9 @@ An agent that keeps a task list, made by lesson L07. It speaks REST, MCP and the
   prints the address of a page with its key. Python 3.11 with `pip install -r requirements.txt -c
   constraints.txt`, or the course's own environment.
 - `python task_agent.py "finish task 3"`, or without words for a conversation, or `mcp`.
-- `docker compose up` starts the same in containers. Where this was made it was tried with Podman
-  and podman-compose, without the images of llama.cpp and Ollama, and not with Docker.
+- `docker compose up` starts the same in containers, `docker compose -f compose.yaml -f
+  compose.ollama.yaml up` with Ollama in place of llama.cpp. Where this was made the first was tried
+  with Podman and podman-compose, without the images of llama.cpp and Ollama, and not with Docker.
 
 Settings are environment variables, `AGENT_…`; `helpers/agent/service.py` explains each.
 Tasks, conversations, the outbox and a log of decisions lie in `AGENT_DIR`. Back up that folder.
@@ -211,8 +237,7 @@ def export(folder: str | Path, **parts: Callable[..., Any]) -> Path:
     page = Path("helpers/agent/page.html")
     shutil.copyfile(settings.ROOT / page, folder / page)
     (folder / "model").mkdir(parents=True, exist_ok=True)
-    for model in (MODEL, MINI):
-        name = f"{model}.gguf"
+    for name in (f"{MODEL}.gguf", f"{MINI}.gguf", "Modelfile"):
         shutil.copyfile(settings.MODEL_DIR / name, folder / "model" / name)
     pinned, every = requirements(modules)
     names = {"model": MODEL, "mini": MINI}
@@ -221,9 +246,11 @@ def export(folder: str | Path, **parts: Callable[..., Any]) -> Path:
         "task_agent.py": _RUN,
         "requirements.txt": "\n".join(pinned) + "\n",
         "constraints.txt": "\n".join(every) + "\n",
-        "litellm.yaml": _LITELLM.format(**names),
+        "litellm.yaml": _LITELLM.format(**_LLAMA_CPP, **names),
+        "litellm-ollama.yaml": _LITELLM.format(**_OLLAMA, **names),
         "Dockerfile": _DOCKERFILE,
         "compose.yaml": _COMPOSE.format(**names),
+        "compose.ollama.yaml": _COMPOSE_OLLAMA.format(**names),
         "README.md": _README,
         "pyproject.toml": '[project]\nname = "task-agent"\nversion = "1.0"\n',
         ".dockerignore": "work\nmodel\n**/__pycache__\n",
