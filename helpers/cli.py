@@ -280,6 +280,7 @@ def test_command(rest: list[str]) -> list[str]:
     named = [a for a in rest if not a.startswith("-") and Path(a.split("::")[0]).exists()]
     # A notebook is one story: its cells stay on one worker, in one kernel.
     call = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile"]
+    call += ["--no-loadscope-reorder"]  # the order of tests/conftest.py, not that of the most tests
     call += ["--nbval", "--nbval-cell-timeout", "120", *rest]
     return call if named else [*call, "tests", "notebooks"]
 

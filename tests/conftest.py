@@ -26,6 +26,24 @@ os.environ.pop("COURSE_SKILL", None)
 _holds = pytest.StashKey[bool]()
 
 
+# A file is one worker's. Those that take longest come first, so that no worker is left alone with
+# one of them at the end. test_instructor.py is not among them: it limits time and memory of what
+# it runs, and wants light tests beside it.
+LONGEST = (
+    "test_browser.py", "test_skill.py", "L07_capstone_task_api_agent.ipynb", "test_backend.py",
+    "L06_errors_and_fallbacks.ipynb", "test_ladder.py", "test_storm.py", "L04_tool_calling.ipynb",
+    "test_integrations.py", "test_services.py", "test_instructor_batch.py", "test_mcp_tools.py",
+    "test_bench.py", "test_skill_blocks.py", "test_mcp_server.py", "test_offline.py",
+    "L05_mcp_server.ipynb", "L03_openai_sdk_and_agents.ipynb",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the files that take longest to the front; within a file nothing moves."""
+    place = {name: at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Start the shared services early, so that their slow imports overlap other tests."""
     if hasattr(config, "workerinput") or config.option.collectonly:
