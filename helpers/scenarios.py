@@ -548,13 +548,16 @@ def single_rate(path: Path) -> Rate:
         CourseError: The file is not such a report.
     """
     try:
-        overall = json.loads(path.read_text(encoding="utf-8"))["overall"]
-        return Rate(int(overall["correct"]), int(overall["n"]))
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if "surface" in report:
+            raise ValueError("it is one of whole conversations")
+        return Rate(int(report["overall"]["correct"]), int(report["overall"]["n"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
+        new = "single.json" if path.exists() else path  # what is there is not to be written over
         raise CourseError(
             f"{path.name} is not a report of single calls.",
             f"{type(error).__name__}: {error}",
-            f"Write one: python3 -m helpers evaluate test --json {path}",
+            f"Write one: python3 -m helpers evaluate test --json {new}",
         ) from error
 
 

@@ -490,6 +490,10 @@ def test_a_report_of_single_calls_is_read(tmp_path):
     path.write_text('{"models": []}', encoding="utf-8")
     with pytest.raises(CourseError, match="KeyError"):
         single_rate(path)
+    path.write_text('{"surface": "core", "overall": {"correct": 3, "n": 4}}', encoding="utf-8")
+    with pytest.raises(CourseError, match="whole conversations") as caught:
+        single_rate(path)
+    assert str(path) not in caught.value.todo  # typed as it stands, that would be lost
 
 
 def test_the_courses_agent_plays_twice_the_same():
